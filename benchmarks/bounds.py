@@ -13,8 +13,8 @@ charter's defaults:
 
 Per value (`bounds`): `honest_ratio`, the trunk's error (MAE in labels; log loss of classes) over that of the same sites
 without any bound and with weights up to twice the equal share, mean over sites and assay endpoints; `worst_ratio`, of
-the site that loses most; `flip_ratio`, the honest sites' error beside a first site that sends against what it learned,
-nobody voting, over that of the honest run without bounds. Means over kinds and seeds.
+the site that loses most; with `--beside flip,turn,drift`, `flip_ratio` and so on: the honest sites' error beside a bad
+first site (poison.py), nobody voting, over that of the honest run without bounds. Means over kinds and seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.parts.measure import at_most, parse, publish, say, settings_of, 
 from benchmarks.parts.poisoned import Bounds, Poisoned, poisoned
 from benchmarks.parts.silos_data import POLICY
 from benchmarks.parts.stacked import training_settings
-from benchmarks.poison import flip
+from benchmarks.poison import ATTACKS
 from kmel_p2p.learn.evaluate.losses import log_losses
 from kmel_p2p.learn.evaluate.scores import outputs_in_blocks, scorable
 from kmel_p2p.learn.models.architecture import Architecture
@@ -50,6 +50,7 @@ SMOKE: dict[str, Any] = {
     "steps": 6,
     "hidden": [8],
     "values": ["norm_cap=1.5"],
+    "beside": "flip",
 }
 
 NONE = 1e6
@@ -91,15 +92,17 @@ class Federation:
         self._settings = [training_settings(arguments, seed, at) for at in range(len(PARTS))]
         self._without = self._errors(self._run(UNBOUNDED), 0)
 
-    def ratios(self, bounds: Bounds, *, flipped: bool) -> list[float]:
-        """Error of each honest site over the run without bounds; `flipped`: beside a first site that is bad."""
-        errors = self._errors(self._run(bounds, flipped=flipped), int(flipped))
-        return [float(error / without) for error, without in zip(errors, self._without[int(flipped) :], strict=True)]
+    def ratios(self, bounds: Bounds, attack: str = "") -> list[float]:
+        """Error of each honest site over the run without bounds; `attack`: what the first site does, if it is bad."""
+        first = int(bool(attack))
+        errors = self._errors(self._run(bounds, attack), first)
+        return [float(error / without) for error, without in zip(errors, self._without[first:], strict=True)]
 
-    def _run(self, bounds: Bounds, *, flipped: bool = False) -> Poisoned:
+    def _run(self, bounds: Bounds, attack: str = "") -> Poisoned:
+        attacks = {0: ATTACKS[attack]} if attack else {}
         with tempfile.TemporaryDirectory() as folder:
-            return poisoned(self._shape, self._data, self._settings, Path(folder), attacks={0: flip} if flipped else {},
-                            bounds=bounds, vote=False, model_seed=self._seed)  # fmt: skip
+            return poisoned(self._shape, self._data, self._settings, Path(folder), attacks=attacks, bounds=bounds,
+                            vote=False, model_seed=self._seed)  # fmt: skip
 
     def _errors(self, run: Poisoned, first: int) -> list[float]:
         """Of the trunk at each site from `first` on, mean over its assay endpoints."""
@@ -131,15 +134,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     federations = [Federation(arguments, kind, seed) for kind in arguments.sites for seed in seeds]
     rows = []
     for value in arguments.values:
-        honest = [each.ratios(bounded(value), flipped=False) for each in federations]
-        bad = [each.ratios(bounded(value), flipped=True) for each in federations] if arguments.flipped else []
-        rows.append({
+        honest = [each.ratios(bounded(value)) for each in federations]
+        row: dict[str, Any] = {
             "bound": value,
             "honest_ratio": float(np.mean([ratio for each in honest for ratio in each])),
             "worst_ratio": float(np.mean([max(each) for each in honest])),
-            "flip_ratio": float(np.mean([ratio for each in bad for ratio in each])) if bad else None,
-            "by_federation": [float(np.mean(each)) for each in honest],
-        })  # fmt: skip
+        }
+        for attack in arguments.beside.split(",") if arguments.beside else ():
+            bad = [each.ratios(bounded(value), attack) for each in federations]
+            row[f"{attack}_ratio"] = float(np.mean([ratio for each in bad for ratio in each]))
+        rows.append({**row, "by_federation": [float(np.mean(each)) for each in honest]})
         say(f"{rows[-1]}")
     own = next((row["honest_ratio"] for row in rows if bounded(row["bound"]) == DEFAULTS), None)
     return {"bounds": rows, "default_honest_ratio": own, "settings": settings_of(arguments)}
@@ -150,7 +154,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("data", nargs="?", type=Path, help="directory of the public files, for `tdc` and `silos`")
     parser.add_argument("--sites", nargs="+", choices=tuple(HONEST), default=["demo", "tdc", "silos"])
     parser.add_argument("--values", nargs="+", default=list(VALUES), help="bounds to change, such as norm_cap=2")
-    parser.add_argument("--flipped", action="store_true", help="also beside a site that sends against what it learned")
+    parser.add_argument("--beside", default="", help="attacks of poison.py, separated by commas")
     parser.add_argument("--per-site", type=int, default=240, help="compounds of the largest site and assay endpoint")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import korean, say
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
 
@@ -29,11 +29,12 @@ def contribution(context: click.Context, config_path: Path, as_json: bool, page:
         return
     from kmel_p2p.files import write_whole
     from kmel_p2p.learn.worker.session import FEWEST_COMPOUNDS
-    from kmel_p2p.site.observe.contribution import contribution_page, contribution_report
+    from kmel_p2p.site.observe.contribution import contribution_report
+    from kmel_p2p.site.page.contribution_page import contribution_page
 
     report = contribution_report(*_measured(config_path))
     if page is not None:
-        write_whole(page, contribution_page(report).encode())
+        write_whole(page, contribution_page(report, "ko" if korean() else "en").encode())
     if as_json:
         echo_json(report)
         return

@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.site.observe.status import bytes_text
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.trainer.contribution_book import BLOB, ContributionBook, Worth
-from kmel_p2p.web.templates import Filters, page
 
 SCHEMA = 1
 
@@ -52,7 +49,7 @@ def contribution_report(site: Site, book: ContributionBook) -> dict[str, Any]:
                     "late": None if (late := book.late(key, place)) is None else _rounded(late),
                     "beyond_weight": _rounded(beyond),
                 }
-        authors[site.names.get(key, key.hex())] = {
+        facts = {
             "key": key.hex(),
             "entries": sums.entries,
             "payload_bytes": sums.payload_bytes,
@@ -62,8 +59,10 @@ def contribution_report(site: Site, book: ContributionBook) -> dict[str, Any]:
             "copies": sums.copies,
             "alike": sums.alike,
             "worth": worth,
-            "notes": _notes(book, key, measured, own_site=key == site.identity.key),
         }
+        notes = notes_of(facts, own_site=key == site.identity.key)
+        facts["notes"] = [NOTES[kind].format(**fields) for kind, fields in notes]
+        authors[site.names.get(key, key.hex())] = facts
     return {
         "schema": SCHEMA,
         "site": site.rule.name,
@@ -103,38 +102,39 @@ def _rounded(worth: Worth) -> dict[str, float]:
     return {"value": round(worth.value, 6), "low": round(worth.low, 6), "high": round(worth.high, 6)}
 
 
-def _notes(book: ContributionBook, key: SiteKey, measured: list[int], *, own_site: bool) -> list[str]:
-    sums, notes = book.authors[key], []
-    if sums.entries < FEW:
-        return ["too few entries to say anything"]
-    if sums.copies >= COPIES * sums.entries:
-        notes.append(f"{sums.copies} of {sums.entries} entries are nearly copies of entries that it knew")
-    if sums.alike >= COPIES * sums.entries:
-        notes.append(f"{sums.alike} of {sums.entries} entries are nearly another site's, and neither names the other")
-    found = [worth for place in measured if (worth := book.worth(key, place)) is not None]
+def notes_of(facts: Mapping[str, Any], *, own_site: bool) -> list[tuple[str, dict[str, int]]]:
+    """What people should know of an author, by name of the text (`NOTES`) and what is filled in.
+
+    Args:
+        facts: of the author, as in the report.
+    """
+    entries = facts["entries"]
+    if entries < FEW:
+        return [("few", {})]
+    notes: list[tuple[str, dict[str, int]]] = [
+        (kind, {"count": facts[kind], "entries": entries})
+        for kind in ("copies", "alike")
+        if facts[kind] >= COPIES * entries
+    ]
+    found = facts["worth"].values()
     if found and not own_site:
-        if any(worth.high < 0 for worth in found):
-            notes.append("did harm to at least one assay endpoint")
-        elif not any(worth.low > 0 for worth in found):
-            notes.append("no visible effect on any assay endpoint")
+        if any(worth["high"] < 0 for worth in found):
+            notes.append(("harm", {}))
+        elif not any(worth["low"] > 0 for worth in found):
+            notes.append(("no_effect", {}))
     return notes
 
 
-def contribution_page(report: Mapping[str, Any]) -> str:
-    """The report as one self-contained page."""
-    return page("kmel_p2p.site.page", "contribution.html", {"r": report}, FILTERS)
+NOTES = {
+    "few": "too few entries to say anything",
+    "copies": "{count} of {entries} entries are nearly copies of entries that it knew",
+    "alike": "{count} of {entries} entries are nearly another site's, and neither names the other",
+    "harm": "did harm to at least one assay endpoint",
+    "no_effect": "no visible effect on any assay endpoint",
+}
+"""Texts of notes."""
 
 
-def interval_text(worth: Mapping[str, float] | None) -> str:
-    """A value with its interval; empty for none."""
-    if worth is None:
-        return ""
-    return f"{worth['value']:.4f} ({worth['low']:.4f} to {worth['high']:.4f})"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"
-
-
-FILTERS: Filters = {"size": bytes_text, "percent": _percent, "interval": interval_text}
-"""Of the template `contribution.html`."""
+def interval_text(worth: Mapping[str, float] | None, form: str = "{value:.4f} ({low:.4f} to {high:.4f})") -> str:
+    """A value with its interval; empty for none. `form`: how it is written."""
+    return "" if worth is None else form.format(value=worth["value"], low=worth["low"], high=worth["high"])

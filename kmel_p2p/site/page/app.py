@@ -26,10 +26,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from kmel_p2p.site.observe.contribution import FILTERS
 from kmel_p2p.site.observe.metrics import StatusCollector, why_not_ready
 from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.page.board_page import board_values
+from kmel_p2p.site.page.contribution_page import FILTERS, contribution_values
 from kmel_p2p.site.page.view import Facts, page_values
 from kmel_p2p.site.page.words import WORDS, language
 from kmel_p2p.web.guard import LIVE, Guard
@@ -154,8 +154,8 @@ class PeerPages:
             board = board_values(*self._sources.board(), lang)
             return lambda: _rendered("board.html", {**board, **common, "query": f"?lang={lang}"}, part)
         if path == "/contribution":
-            report = self._sources.contribution()
-            return lambda: _rendered("contribution.html", {"r": report, **common, "lang": "en"}, part)
+            report = contribution_values(self._sources.contribution(), lang)
+            return lambda: _rendered("contribution.html", {**report, **common, "query": f"?lang={lang}"}, part)
         facts = self._sources.facts(self._status())
         return lambda: _rendered("page.html", {**page_values(facts, lang), **common}, part)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.rounds import Stretch, StretchPart, StretchWork
 from kmel_p2p.core.types import Vector
 from kmel_p2p.learn.worker import session
-from kmel_p2p.site.observe.contribution import contribution_page, contribution_report
+from kmel_p2p.site.observe.contribution import contribution_report
+from kmel_p2p.site.page.contribution_page import WORDS, contribution_page
 from kmel_p2p.site.trainer import contributions as module
 from kmel_p2p.site.trainer.contribution_book import MOST_SPANS, ContributionBook
 from kmel_p2p.site.trainer.contributions import FOLDER, SHARE, ContributionMeasuring
@@ -225,6 +227,17 @@ def test_the_report_names_harm_copies_and_what_has_no_effect(tmp_path: Path) -> 
     assert notes[names[2]] == ["did harm to at least one assay endpoint"]
     found = report["authors"][names[1]]
     assert (found["uptime"], found["size_class"], found["weight_share"]) == (1.0, 9, pytest.approx(1 / 3, abs=1e-3))
-    page = contribution_page({**report, "federation": "<script>"})
-    assert "<script>" not in page
-    assert all(name in page for name in names)
+    for lang in WORDS:
+        page = contribution_page({**report, "federation": "<script>"}, lang)
+        assert f'lang="{lang}"' in page
+        assert "<script>" not in page
+        assert all(name in page for name in names)
+        # Who copies and who has no effect shows on it, and who did harm.
+        copies = WORDS[lang]["copies"].format(count=7, entries=8)
+        assert all(text in page for text in (copies, WORDS[lang]["no_effect"], WORDS[lang]["harm"]))
+
+
+def test_the_page_has_every_word_in_both_languages() -> None:
+    assert WORDS["en"].keys() == WORDS["ko"].keys()
+    fields = [{name: set(re.findall(r"{(\w+)", text)) for name, text in words.items()} for words in WORDS.values()]
+    assert fields[0] == fields[1]
