@@ -298,7 +298,7 @@ class SealedAveraging(RoundMachine):
         self._candidate = None
         file = own.state_file if over else None
         if set_back or (over and void and entries):
-            self._outbox.append(Persist(OwnStateRecord(encoded, file, adopt=True)))
+            self._outbox.append(Persist(OwnStateRecord(encoded, file, adopt=True, over=True)))
         for entry in entries:
             is_own = mine and entry.round == sealed_in
             record = SumRecord(self.log.lane, entry.number, entry.encode(), file if is_own else None, is_own, encoded)
@@ -309,7 +309,7 @@ class SealedAveraging(RoundMachine):
                 self._persist(record, lambda now: self._outcome_stored(over, reason))
         if not entries:
             self._outbox.append(Emit(RoundVoid(last, reason, self.present.missing(), over)))
-            ended = OwnStateRecord(encoded, file, adopt=over)
+            ended = OwnStateRecord(encoded, file, adopt=over, over=True)
             self._persist(ended, lambda now: self._outcome_stored(over, reason))
         self._tell_faults()
         self.present.end(bool(entries))

@@ -80,6 +80,8 @@ class OwnStateRecord(Record):
     """Trainer state that belongs to it; None keeps the one stored before."""
     adopt: bool = False
     """This site's vector was opened for nothing: in the same transaction, the candidate becomes the residual."""
+    over: bool = False
+    """The round before is over: nothing of its secrets is to be found on the disk any more."""
 
 
 @dataclass(frozen=True, slots=True)

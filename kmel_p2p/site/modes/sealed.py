@@ -356,11 +356,14 @@ def _keep_sum(store: Store, record: SumRecord) -> None:
     with store.transaction("sum"):
         store.averaging.append(record.number, record.encoded)
         _put_part(store, record)
+        store.shred_replaced()
 
 
 def _keep_part(store: Store, record: OwnStateRecord) -> None:
     with store.transaction("sealed round"):
         _put_part(store, record)
+        if record.over:
+            store.shred_replaced()
 
 
 def _put_part(store: Store, record: SumRecord | OwnStateRecord) -> None:

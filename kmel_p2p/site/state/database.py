@@ -151,3 +151,19 @@ def holds_amendments(path: Path) -> bool:
             )
     except sqlite3.Error:
         return False
+
+
+def empty_log(connection: sqlite3.Connection, timeout_s: float) -> bool:
+    """Merge the write-ahead log and cut it to nothing; whether that could be done. Readers are not waited for.
+
+    Args:
+        timeout_s: how long the connection waits for others otherwise.
+    """
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.OperationalError:  # no room, say: everything is durable already, and there is another chance
+        return False
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {1000 * timeout_s:.0f}")
+    return not busy

@@ -21,7 +21,7 @@ from kmel_p2p.core.ledger.events import CompactionRecord
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
-from kmel_p2p.site.state.database import APPLICATION_ID, explain, prepare, sound
+from kmel_p2p.site.state.database import APPLICATION_ID, empty_log, explain, prepare, sound
 from kmel_p2p.site.state.database import STORE_NAME as STORE_NAME
 from kmel_p2p.site.state.set_aside import OWN_STATE, SetAside
 from kmel_p2p.site.state.stored_snapshot import SnapshotFiles
@@ -78,6 +78,8 @@ class Store(SetAside):
         self._files = SnapshotFiles(path.parent)
         self._fault = fault
         self._depth = 0
+        self._shred = False
+        """Whether the write-ahead log still has what must not be found any more."""
         if read_only and not path.exists():
             raise ConfigError(f"{path}: there is no store here; has this site ever run? (kmel-peer run)")
         with explain(path):
@@ -134,6 +136,7 @@ class Store(SetAside):
                 self._depth = level
         if level == 0:
             self._fault(f"{name}:committed")
+            self._shred = self._shred and not empty_log(self._connection, BUSY_TIMEOUT_S)
 
     # entries
 
@@ -317,6 +320,14 @@ class Store(SetAside):
         """The value kept under `name`."""
         value: bytes | None = self._one("SELECT value FROM blobs WHERE name = ?", name)
         return value
+
+    def shred_replaced(self) -> None:
+        """Have what the present transaction replaces overwritten, and the write-ahead log emptied after it.
+
+        While somebody reads the store, the log stays; it is emptied after a later transaction.
+        """
+        self._connection.execute("PRAGMA secure_delete = ON")
+        self._shred = True
 
     def put_peer(self, key: SiteKey, descriptor: bytes) -> None:
         """Keep the newest signed descriptor of a remote peer, so that it is found again after a restart."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from kmel_p2p.core.sealed.averaging import SealedAveraging
 from kmel_p2p.core.sealed.events import AccusationRecord, CandidateRecord, OwnStateRecord, SumRecord
 from kmel_p2p.core.sealed.messages import Sealed, SealPast
 from kmel_p2p.core.sealed.own_part import SealedState
+from kmel_p2p.core.sealed.rules import SealedRules
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import create_federation
 from kmel_p2p.site.config import load_config
@@ -89,6 +91,52 @@ def test_a_store_goes_on_where_it_was(tmp_path: Path) -> None:
         store.put_blob("sealed residual", b"short")
         with pytest.raises(ConfigError, match="sealed residual has 5 bytes"):
             mode.open(site, store)
+
+
+@pytest.mark.parametrize("opened_a_sum", [True, False])
+def test_the_secrets_of_a_round_are_in_no_file_once_it_is_over(tmp_path: Path, opened_a_sum: bool) -> None:
+    """Half of the last thirty rounds' seeds stood in the write-ahead log: a copied disk opened these rounds."""
+    site = made(tmp_path)
+    rules = SealedRules.of(site.charter)
+    log, rng = rules.empty_log(site.initial_trunk()), random.Random(4)
+    secrets = [rng.randbytes(32) for _ in range(5)]
+
+    def found() -> int:
+        files = [path.read_bytes() for path in site.config.site.state_dir.rglob("*") if path.is_file()]
+        return sum(secret in content for secret in secrets for content in files)
+
+    with closing(opened(site)) as store:
+        mode_of(site.charter).open(site, store)
+        for number, secret in enumerate(secrets, 1):
+            state = SealedState(number, 0, secret[::-1], secret).encode(site.charter.id)
+            work_of(OwnStateRecord(state), site)(store)
+            assert found() == 1
+            after = SealedState(number + 1, 1).encode(site.charter.id)
+            if opened_a_sum:
+                entry = log.entry(number, 0b1111, bytes(32), np.zeros(log.count, np.int64))
+                log.add(entry)
+                ended: SumRecord | OwnStateRecord = SumRecord(log.lane, number, entry.encode(), None, False, after)
+            else:
+                ended = OwnStateRecord(after, over=True)
+            with store.transaction("group"):
+                work_of(ended, site)(store)
+            assert found() == 0
+
+
+def test_a_reader_of_the_store_is_not_waited_for_and_the_log_is_emptied_after_it(tmp_path: Path) -> None:
+    site = made(tmp_path)
+    path = site.config.site.state_dir / STORE_NAME
+    secret, later = b"s" * 32, OwnStateRecord(SealedState(2).encode(site.charter.id), over=True)
+    with closing(opened(site)) as store:
+        work_of(OwnStateRecord(SealedState(1, 0, b"", secret).encode(site.charter.id)), site)(store)
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM blobs").fetchone()[0]
+            work_of(later, site)(store)
+            assert secret in Path(f"{path}-wal").read_bytes()
+            reader.execute("COMMIT")
+        store.put_blob("other", b"")
+        assert not any(secret in each.read_bytes() for each in path.parent.iterdir() if each.is_file())
 
 
 def test_a_store_of_another_run_is_refused(tmp_path: Path) -> None:
