@@ -89,7 +89,8 @@ class EpochBegun(Event):
 
 @dataclass(frozen=True, slots=True)
 class NotPublishedAgain(Event):
-    """An own entry of a branch that was disowned can no longer be published: what it held is lost."""
+    """An own entry of a branch that was disowned, or made under an amendment that was overruled, can no longer be
+    published: what it held is lost."""
 
     number: int
     """That it had."""

@@ -84,7 +84,10 @@ def report(event: Event, notes: Notes) -> bool:
                 "log goes on after it had two branches", author=name(author), epoch=number, first=first, apart=disowned
             )
         case NotPublishedAgain(number=number, reason=reason):
-            text = f"what entry {number} held, made while this site's store lacked a part of its log, is lost: {reason}"
+            text = (
+                f"what entry {number} held, made while this site's store lacked a part of its log or under an "
+                f"amendment that was overruled, is lost: {reason}"
+            )
             activity.alarm("not published again", text)
             notes.warn("not published again", number=number, reason=reason)
         case AmendmentRefused(sender=sender, reason=reason):

@@ -9,12 +9,21 @@ from typing import Any
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Persist
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.ledger.events import Divergence, EntryPublished, EntryRecord, EntryRefused, LateFault, LogEnded
+from kmel_p2p.core.ledger.events import (
+    Divergence,
+    EntryPublished,
+    EntryRecord,
+    EntryRefused,
+    LateFault,
+    LogEnded,
+    NotPublishedAgain,
+)
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.core.ledger.log.epoch import BRANCHED
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.own_log import IN_DOUBT
+from kmel_p2p.core.ledger.rules.validity import Refusal
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import SECOND, Micros
@@ -46,6 +55,8 @@ class Oracle:
         self._newest: dict[tuple[SiteKey, int], bytes] = {}
         """Hash of the entry that an honest site made last under a number. A power cut may take it back."""
         self._published: dict[tuple[SiteKey, int], bytes] = {}
+        self._above_the_bound: set[tuple[SiteKey, int]] = set()
+        """Entries whose authors were told that they cannot be published again, for the bound on their norm has sunk."""
         self._seen: list[Entry] = []
         """Every entry stored anywhere, each once, in order of time."""
         self._known: dict[bytes, Entry] = {}
@@ -141,6 +152,8 @@ class Oracle:
                     self._say("refused", site, self._honest[sender], text=f"refused an entry: {reason}")
                 case Divergence(site=other) if other in self._honest:
                     self._say("diverged", site, self._honest[other], text="hold other sums of the same entries")
+                case NotPublishedAgain(number=number, reason=reason) if reason.endswith(Refusal.NORM.value):
+                    self._above_the_bound.add((site.key, number))
                 case EntryPublished(number=number):
                     hash_ = self._newest[site.key, number]
                     earlier = self._published.get((site.key, number), hash_)
@@ -230,9 +243,10 @@ class Oracle:
                 header = ledger.accepted.header(author, number)
                 if number >= ledger.accepted.end(author):
                     continue
-                # An entry of a branch that was disowned, or made under what was overruled, is published again.
+                # An entry of a branch that was disowned, or made under what was overruled, is published again, unless
+                # the norms of the others, which bound its own, have sunk: its author's operator is told so.
                 void = ledger.accepted.epochs.disowns(entry) or ledger.amended_rules.voids(entry.basis)
-                again = void and entry.payload_hash in contents
+                again = void and (entry.payload_hash in contents or (author, number) in self._above_the_bound)
                 stands = number <= ledger.head(author) and (header is None or header.hash == entry.hash)
                 if not stands and not again:
                     self._say("lost", site, self._honest[author], text=f"does not hold entry {number} of")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import SendFailed
 from kmel_p2p.core.types import SECOND, Lane
 from kmel_p2p.net import bulk_health
 from kmel_p2p.net.bulk_health import TOLD_AFTER, BulkHealth
@@ -17,7 +18,7 @@ from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 from kmel_p2p.site.modes.ledger import LedgerMode
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.reporting import Reporter
-from tests.support.net_peers import Federation, Proxy, until
+from tests.support.net_peers import Federation, Proxy, short_settings, until
 
 KEY = SiteKey(b"k" * 32)
 LIMITS = TransportSettings()
@@ -131,3 +132,22 @@ async def test_a_path_that_swallows_large_packets_is_told_until_it_heals(
     a.transport.send(b.key, pattern(MIB), Lane.BULK)
     await until(lambda: a.told(BulkMoves), within=30)
     assert a.link(b).bulk_problem == ""
+
+
+async def test_a_bulk_connection_that_makes_no_progress_is_dialled_anew_and_its_message_arrives_once(
+    federation: Federation, proxy_before: Callable[[str], Awaitable[Proxy]], pattern: Callable[[int], bytes]
+) -> None:
+    # Nothing but the lack of progress tells that the connection is dead.
+    slow = short_settings(heartbeat_us=60 * SECOND, heartbeat_timeout_us=120 * SECOND, stall_us=6 * SECOND)
+    a, b = await federation.add(1, settings=slow), await federation.add(2, settings=slow)
+    proxy = await proxy_before(b.address)
+    a.dial(b, proxy.address)
+    await until(lambda: a.outbound(b) and b.up(a))
+    assert a.transport.send(b.key, pattern(MIB), Lane.BULK)
+    await until(lambda: b.messages)
+    proxy.worn = before = proxy.connections
+    assert a.transport.send(b.key, pattern(2 * MIB), Lane.BULK)
+    await until(lambda: len(b.messages) == 2, within=30)
+    assert [bytes(data) for _, data, _ in b.messages] == [pattern(MIB), pattern(2 * MIB)]
+    assert proxy.connections > before
+    assert not a.told(SendFailed)
