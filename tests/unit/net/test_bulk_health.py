@@ -147,7 +147,7 @@ async def test_a_bulk_connection_that_makes_no_progress_is_dialled_anew_and_its_
     await until(lambda: b.messages)
     proxy.worn = before = proxy.connections
     assert a.transport.send(b.key, pattern(2 * MIB), Lane.BULK)
-    await until(lambda: len(b.messages) == 2, within=30)
+    await until(lambda: len(b.messages) == 2, within=60)
     assert [bytes(data) for _, data, _ in b.messages] == [pattern(MIB), pattern(2 * MIB)]
     assert proxy.connections > before
     assert not a.told(SendFailed)
