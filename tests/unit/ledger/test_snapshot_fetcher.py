@@ -150,6 +150,14 @@ def test_a_giver_whose_snapshot_nobody_ever_attests_has_its_turn_only() -> None:
     assert made.stage is FetchStage.SEEKING
 
 
+def test_whoever_comes_back_shortens_the_turn_of_a_giver_that_nobody_attests() -> None:
+    made, outbox, now = in_vain(*OTHERS)
+    made.on_claim(LIAR, fetched(made, LIAR, now), now)
+    made.forget(OTHERS[2], now)
+    made.advance(now + STALLED)
+    assert refused(outbox) == {LIAR}
+
+
 def test_what_another_site_denies_is_left_to_no_operator() -> None:
     made, _, now = in_vain(*OTHERS)
     claim = fetched(made, LIAR, now)

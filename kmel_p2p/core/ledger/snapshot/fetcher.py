@@ -208,7 +208,10 @@ class SnapshotFetcher:
         self._count(now)
 
     def forget(self, site: SiteKey, now: Micros) -> None:
-        """A site went away."""
+        """A site went away or came back."""
+        if self.stage is FetchStage.ATTESTING:
+            # It may be the one that attests what another giver has.
+            self._stalls_at_us = min(self._stalls_at_us, now + STALLED)
         if (
             self._attempt is not None
             and self._attempt.server == site
