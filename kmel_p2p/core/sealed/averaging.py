@@ -113,8 +113,8 @@ class SealedAveraging(RoundMachine):
 
     @property
     def charged(self) -> int:
-        """Steps that count against the privacy budget: vectors sealed, or every sum where that is more, as after a lost
-        store."""
+        """Steps that count against the privacy budget: vectors sealed, or every sum where that is more; every round of
+        before for a store that was lost or set back."""
         return self.present.own.sealed
 
     @property
@@ -286,7 +286,8 @@ class SealedAveraging(RoundMachine):
         set_back = any(entry.sites >> place & 1 and not (mine and entry.round == sealed_in) for entry in entries)
         for entry in entries:
             self.log.add(entry)
-        state.sealed = max(state.sealed, self.log.number)
+        # What such a site sealed in void rounds nobody can tell: under differential privacy, all of them are charged.
+        state.sealed = max(state.sealed, last if set_back else self.log.number)
         state.last_sum = signed(
             self._identity, self._rules.charter_id, SealSum(self._key, last, self.log.number, self.log.chain)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import ConfigError, WireError
+from kmel_p2p.core.sealed import masking
+from kmel_p2p.core.sealed.group import Group, OwnPart
+from kmel_p2p.core.sealed.keystream import words
 from kmel_p2p.core.sealed.messages import SCHEMAS, SealClose, SealKey, Statement, hash_of, is_signed, signed
 from kmel_p2p.core.sealed.own_part import SealedState, decode_own_state
-from kmel_p2p.core.sealed.sums import SumEntry, SumLog, decode_sum
+from kmel_p2p.core.sealed.sums import SumEntry, SumLog, chain_after, decode_sum
 from tests.support import sealed_samples as samples
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_bytes_of_every_message_are_those_on_record() -> None:
@@ -47,6 +53,31 @@ def test_altered_bytes_are_refused_or_are_another_message(data) -> None:
         return
     if isinstance(message, Statement):
         assert not is_signed(samples.CHARTER_ID, message)
+
+
+def test_the_worked_example_of_the_page_is_that_of_the_samples() -> None:
+    said = samples.messages()
+    group = Group(said["seal_open"], hash_of(samples.CHARTER_ID, said["seal_open"]), samples.LOG.count, samples.LEVELS)
+    parts = [OwnPart(group, *of) for of in zip((site.key for site in samples.SITES), samples.SECRETS, strict=True)]
+    sealed = [parts[n].seal(1, samples.Q[n], samples.SELF_SEEDS[n]) for n in (0, 1)]
+    entry = decode_sum(said["seal_past"].sums[0])
+    seeds = [parts[0].pairs[samples.SITES[1].key], parts[0].pairs[samples.SITES[2].key]]
+    seeds.append(parts[1].pairs[samples.SITES[2].key])
+    drawn = [words(seed, 4, group.bits) for seed in (*samples.SELF_SEEDS[:2], *(pair.mask_seed for pair in seeds))]
+    shown = [
+        samples.LOG.chain.hex()[:16],
+        seeds[0].mask_seed.hex()[:16],
+        *(" ".join(map(str, numbers)) for numbers in drawn),
+        *(" ".join(map(str, masking.unpack(each.payload, 4, group.bits))) for each in sealed),
+        *(each.payload.hex() for each in sealed),
+        entry.packed.hex(),
+        chain_after(samples.LOG.chain, entry).hex()[:16],
+        parts[1].share_from(sealed[0]).hex()[:16],
+        sealed[0].shares.hex()[:16],
+    ]
+    page = (ROOT / "docs" / "sealed.md").read_text("utf-8")
+    assert [each for each in shown if each not in page] == []
+    assert samples.LOG.positions(1).tolist() == [6, 8, 10, 13]
 
 
 def test_a_payload_is_signed_by_its_hash() -> None:
