@@ -6,7 +6,8 @@ exact, digests, plain_bytes_found    200 rounds of five whole peers in virtual t
                                      a site killed in every stage of a round, again and again: every sum against the
                                      plain one, trunks that differ, bytes of plain vectors in messages and on others'
                                      disks
-payload_bytes, share_bytes           of one vector of the demo's trunk, for groups of 5, 8 and 16
+payload_bytes, share_bytes           of one vector of the demo's trunk, and of shares and commitments with it, for
+                                     groups of 5, 8 and 16
 mask_ms, unmask_ms                   making one (keys, shares and commitments included), and opening the sum
 rmse                                 demo data, four sites, sums of quantised levels at a quarter of the places
 dp_epsilon, dp_rmse                  the same with differential privacy of single compounds, a step in each round
@@ -126,7 +127,9 @@ def masks(members: int, size: int, repeats: int) -> dict[str, float]:
         opening.append(time.perf_counter() - began)
         if not np.array_equal(total, np.sum(plain, axis=0)):
             raise AssertionError("the sum that was opened is not the sum that was sealed")
-        payload, shares = len(sealed[0].payload), len(sealed[0].shares) + len(sealed[0].commitments)
+        first = sealed[0]
+        payload = len(first.payload)
+        shares = len(first.shares) + len(first.commitments) + len(first.pair_commitments)
     return {
         "payload_bytes": payload,
         "share_bytes": shares,
