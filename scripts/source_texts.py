@@ -39,6 +39,17 @@ class Texts:
             elif isinstance(node.func, ast.Name):
                 yield node.func.id, node
 
+    def whole(self, inside: ast.AST) -> Iterator[str]:
+        """Texts in a part of the file that are no part of another one; no docstrings. White space is one blank."""
+        silent = {id(inner) for node in ast.walk(inside) if _says_nothing(node) for inner in ast.walk(node)}
+        for node in ast.walk(inside):
+            if id(node) in silent:
+                continue
+            if isinstance(node, ast.JoinedStr):
+                silent |= {id(piece) for piece in node.values if isinstance(piece, ast.Constant)}
+            if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                yield " ".join(self.text(node).split())
+
     def text(self, node: ast.expr) -> str:
         """The text that an expression makes, as far as the file shows it; of several, the last."""
         return self.texts(node)[-1]
@@ -52,6 +63,8 @@ class Texts:
                 return ("".join(str(part.value) if isinstance(part, ast.Constant) else OPEN for part in parts),)
             case ast.Name(id=name):
                 return [text for value in self._assigned(name, node.lineno) for text in self.texts(value)] or (OPEN,)
+            case ast.IfExp(body=one, orelse=other):
+                return (*self.texts(one), *self.texts(other))
             case ast.BinOp(op=ast.Add(), left=left, right=right):
                 return (self.text(left) + self.text(right),)
         return (OPEN,)

@@ -18,11 +18,11 @@ def changes_in_words(amendment: Amendment) -> list[str]:
     for rule in amendment.retire:
         taken = f"; those from {rule.retract_from} on are taken out of the model" if rule.retract_from else ""
         lines.append(f"retires {rule.name}: its entries up to {rule.last} count{taken}")
-    lines += [
-        f"gives {rule.name} a new key ({rule.key[:16]}…); entries under the former one count up to {rule.last}"
-        + (f", and it is let in until {rule.until} or until the new one is in sight" if rule.until else "")
-        for rule in amendment.rekey
-    ]
+    for key in amendment.rekey:
+        until = f", and it is let in until {key.until} or until the new one is in sight" if key.until else ""
+        lines.append(
+            f"gives {key.name} a new key ({key.key[:16]}…); entries up to {key.last} under the former count{until}"
+        )
     lines += [f"ends the suspension of {name}: its entries count again" for name in amendment.lift]
     if amendment.quorum:
         lines.append(f"asks for the signatures of {amendment.quorum} of the sites for later amendments")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, tell
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def draft(
     if problem := overlap_problem(document.amendment, today()):
         raise click.UsageError(problem)
     write_new(output, document.render().encode(), 0o644)
-    click.echo(f"Wrote {output}: amendment {document.amendment.number}, unsigned.")
-    click.echo(f"{constitution.signatures_needed} sites now run: kmel-peer amendment sign {output} --config site.toml")
+    tell(f"Wrote {output}: amendment {document.amendment.number}, unsigned.")
+    tell(f"{constitution.signatures_needed} sites now run: kmel-peer amendment sign {output} --config site.toml")
     if document.amendment.add:
         from kmel_p2p.site.loaded_site import needs_of
 
         sites = len(constitution.everyone) + len(document.amendment.add)
-        click.echo("\n".join(needs_of(constitution.genesis, sites)))
+        tell("\n".join(needs_of(constitution.genesis, sites)))
 
 
 @amendment.command()
@@ -125,7 +125,7 @@ def sign(path: Path | None, config_path: Path, number: str, yes: bool, instead: 
     note_signature(load_config(config_path).site.state_dir, document.amendment, instead)
     write_whole(path, document.render().encode(), mode=0o644)
     missing = constitution.why_not_in_force(document)
-    click.echo(f"Signed amendment {document.amendment.number}. " + (missing or "A quorum has signed: enact it."))
+    tell(f"Signed amendment {document.amendment.number}. " + (missing or "A quorum has signed: enact it."))
 
 
 @amendment.command()
@@ -142,7 +142,7 @@ def proposed(config_path: Path, as_json: bool) -> None:
     for row in rows:
         _show_row(row)
     if not rows:
-        click.echo("No amendment waits for signatures.")
+        tell("No amendment waits for signatures.")
 
 
 @amendment.command()
@@ -154,7 +154,7 @@ def propose(path: Path, config_path: Path, instead: bool) -> None:
     from kmel_p2p.cli.run import ask
 
     row = ask(config_path, "propose", {"document": _read(path).render(), "instead": instead})
-    click.echo(f"Amendment {row['number']} is proposed to the other sites: {row['missing']}.")
+    tell(f"Amendment {row['number']} is proposed to the other sites: {row['missing']}.")
 
 
 def _sign_proposal(config_path: Path, which: str, yes: bool, instead: bool) -> None:
@@ -173,17 +173,17 @@ def _sign_proposal(config_path: Path, which: str, yes: bool, instead: bool) -> N
     (row,) = rows
     _show_row(row)
     if not yes and not agreed(say("Does this site sign it?")):
-        click.echo("Not signed.")
+        tell("Not signed.")
         return
     done = ask(config_path, "sign_proposal", {"which": row["hash"], "instead": instead})
-    click.echo(f"Signed amendment {done['number']}: {done['missing']}.")
+    tell(f"Signed amendment {done['number']}: {done['missing']}.")
 
 
 def _show_row(row: Mapping[str, Any]) -> None:
-    click.echo(f"amendment {row['number']} ({row['hash'][:16]})")
+    tell(f"amendment {row['number']} ({row['hash'][:16]})")
     for line in row["changes"]:
-        click.echo(f"  {line}")
-    click.echo(f"  signed by {', '.join(row['signed'])}; {row['missing']}")
+        tell(f"  {line}")
+    tell(f"  signed by {', '.join(row['signed'])}; {row['missing']}")
 
 
 @amendment.command()
@@ -202,14 +202,14 @@ def show(path: Path, config_path: Path, as_json: bool) -> None:
     if as_json:
         echo_json({**document.model_dump(mode="json"), "enacted": enacted, "problem": problem})
     else:
-        click.echo(f"amendment {document.amendment.number} ({document.amendment.hash.hex()[:16]})")
+        tell(f"amendment {document.amendment.number} ({document.amendment.hash.hex()[:16]})")
         for line in changes_in_words(document.amendment):
-            click.echo(f"  {line}")
-        click.echo(f"  signed by {', '.join(sorted(document.signatures)) or 'nobody yet'}")
+            tell(f"  {line}")
+        tell(f"  signed by {', '.join(sorted(document.signatures)) or 'nobody yet'}")
     if problem:
         raise DoesNotHoldError(f"{path}: {problem}")
     if not as_json:
-        click.echo("# in force here" if enacted else "# signed by a quorum: kmel-peer amendment enact puts it in force")
+        tell("# in force here" if enacted else "# signed by a quorum: kmel-peer amendment enact puts it in force")
 
 
 @amendment.command()
@@ -220,7 +220,7 @@ def enact(path: Path, config_path: Path) -> None:
     from kmel_p2p.cli.run import ask
 
     answer = ask(config_path, "amend", {"document": _read(path).render()})
-    click.echo(f"amendment {answer['number']} is in force ({answer['hash'][:16]})")
+    tell(f"amendment {answer['number']} is in force ({answer['hash'][:16]})")
 
 
 def _read(path: Path) -> AmendmentDocument:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.leak_view import NOT_PRIVATE, leak_in_words, measured
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 from kmel_p2p.cli.own_payloads import NOTHING_HELD, held_entry, kept_payloads
@@ -98,7 +99,7 @@ def _payloads(site: Site, config: SiteConfig, held_only: bool) -> tuple[dict[int
 
 
 def _show(looked: LeakAudit, entries: Mapping[int, Shown], together: Shown, held: int | None) -> None:
-    click.echo(
+    tell(
         f"{looked.compounds:,} training compounds with {looked.own_bits:,} fingerprint bits, against {looked.others:,} "
         "other compounds of this site"
     )
@@ -106,4 +107,4 @@ def _show(looked: LeakAudit, entries: Mapping[int, Shown], together: Shown, held
         name = f"entry {number}{' (held)' if number == held else ''}"
         click.echo(f"{name:<18} {leak_in_words(shown)}")
     click.echo(f"{'together':<18} {leak_in_words(together)}")
-    click.echo(NOT_PRIVATE)
+    tell(NOT_PRIVATE)

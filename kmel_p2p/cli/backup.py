@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def backup(output: Path, config_path: Path, as_json: bool) -> None:
     if as_json:
         echo_json({"file": str(output), "bytes": size, "files": files})
     else:
-        click.echo(f"{len(files)} files, {size / 1e6:.1f} MB, written to {output}")
+        tell(f"{len(files)} files, {size / 1e6:.1f} MB, written to {output}")
 
 
 @click.command()
@@ -69,8 +70,8 @@ def restore(source: Path, config_path: Path, as_json: bool) -> None:
         echo_json({"state_dir": config.site.state_dir, "settings_written": written})
         return
     for path in written:
-        click.echo(f"Written: {path}")
-    click.echo(f"State restored to {config.site.state_dir}. Start the peer while all sites are up: kmel-peer run")
+        tell(f"Written: {path}")
+    tell(f"State restored to {config.site.state_dir}. Start the peer while all sites are up: kmel-peer run")
 
 
 def _settings(config_path: Path, config: SiteConfig) -> dict[str, Path]:

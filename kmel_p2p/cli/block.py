@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import config_option
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def block(site: str, reason: str, config_path: Path) -> None:
     """
     done = _order(config_path, "block", {"site": site, "reason": reason})
     entries = done["entries"]
-    click.echo(f"{site} is blocked: this peer refuses its connections and does not wait for it")
-    click.echo(STILL_COUNTS.format(held="" if entries is None else f" ({entries} entries or rounds so far)"))
+    tell(f"{site} is blocked: this peer refuses its connections and does not wait for it")
+    tell(STILL_COUNTS.format(held="" if entries is None else f" ({entries} entries or rounds so far)"))
 
 
 @click.command()
@@ -41,7 +42,7 @@ def block(site: str, reason: str, config_path: Path) -> None:
 def unblock(site: str, config_path: Path) -> None:
     """Listen to site SITE again."""
     _order(config_path, "unblock", {"site": site})
-    click.echo(f"{site} is blocked no longer")
+    tell(f"{site} is blocked no longer")
 
 
 @click.command()
@@ -57,7 +58,7 @@ def trust(site: str, config_path: Path) -> None:
     from kmel_p2p.cli.run import ask
 
     ask(config_path, "trust", {"site": site})
-    click.echo(f"the ledger of {site} is taken on its word; kmel-peer ledger verify says so from now on")
+    tell(f"the ledger of {site} is taken on its word; kmel-peer ledger verify says so from now on")
 
 
 def _order(config_path: Path, name: str, arguments: Mapping[str, str]) -> Mapping[str, Any]:

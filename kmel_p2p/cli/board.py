@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from kmel_p2p.cli.language import say, tell
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
 
@@ -55,7 +56,7 @@ def post(config_path: Path, as_json: bool, days: int | None, edit: str, measurem
         notice["sites"] = list(notice["sites"])
     notice["size_class"] = min(40, measurements.bit_length())
     done = _ask(config_path, {"do": "post", "notice": notice, "edit": edit, **({} if days is None else {"days": days})})
-    _said(done, "posted", as_json)
+    _said(done, "posted as {id}, until {until}", as_json)
 
 
 @board.command("list")
@@ -70,7 +71,7 @@ def list_notices(kind: str | None, config_path: Path, as_json: bool) -> None:
         return
     unread = _unread(config_path) if kind is None else []
     if not rows and not unread:
-        click.echo("nothing stands on the board; kmel-peer board post need --endpoint NAME is how to begin")
+        tell("nothing stands on the board; kmel-peer board post need --endpoint NAME is how to begin")
         return
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for column in ("notice", "kind", "about", "stage", "data", "until", "answers"):
@@ -87,7 +88,7 @@ def list_notices(kind: str | None, config_path: Path, as_json: bool) -> None:
     if unread:
         named = ", ".join(f"{row['id']} ({row['kind']})" for row in unread[:UNREAD_NAMED])
         more = f" and {len(unread) - UNREAD_NAMED} more" if len(unread) > UNREAD_NAMED else ""
-        screen.print(f"only a later version can read: {named}{more}", markup=False, highlight=False)
+        tell(f"only a later version can read: {named}{more}")
 
 
 @board.command()
@@ -124,7 +125,11 @@ def show(notice: str, config_path: Path, as_json: bool) -> None:
 def answer(notice: str, text: str, not_interested: bool, days: int | None, config_path: Path, as_json: bool) -> None:
     """Answer notice NOTICE. All sites can read it; another answer takes the place of the first."""
     asked = {"do": "answer", "id": notice, "text": text, "interested": not not_interested}
-    _said(_ask(config_path, {**asked, **({} if days is None else {"days": days})}), "answered", as_json)
+    _said(
+        _ask(config_path, {**asked, **({} if days is None else {"days": days})}),
+        "answered as {id}, until {until}",
+        as_json,
+    )
 
 
 @board.command()
@@ -133,7 +138,7 @@ def answer(notice: str, text: str, not_interested: bool, days: int | None, confi
 @json_option
 def withdraw(notice: str, config_path: Path, as_json: bool) -> None:
     """Take the own notice NOTICE back. What others read before, they know."""
-    _said(_ask(config_path, {"do": "withdraw", "id": notice}), "withdrawn", as_json)
+    _said(_ask(config_path, {"do": "withdraw", "id": notice}), "withdrawn: {id}, until {until}", as_json)
 
 
 @board.command()
@@ -151,7 +156,7 @@ def match(everybody: bool, config_path: Path, as_json: bool) -> None:
         echo_json(found)
         return
     if not found:
-        click.echo("nothing on the board goes together yet")
+        tell("nothing on the board goes together yet")
     for each in found:
         reasons = ", ".join(f"{name} {points}" for name, points in each["reasons"].items())
         click.echo(f"{each['score']:>3}  {each['need']} with {each['other']}  ({reasons})")
@@ -172,11 +177,11 @@ def _about(row: Mapping[str, Any]) -> str:
     return named or row.get("package") or row["text"][:60]
 
 
-def _said(done: Mapping[str, Any], what: str, as_json: bool) -> None:
+def _said(done: Mapping[str, Any], text: str, as_json: bool) -> None:
     if as_json:
         echo_json(done)
     else:
-        click.echo(f"{what} as {done['id']}, until {done['until']}")
+        click.echo(say(text).format(id=done["id"], until=done["until"]))
 
 
 def _ask(config_path: Path, arguments: Mapping[str, Any]) -> Any:

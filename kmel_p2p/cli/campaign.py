@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.cli import amendment
+from kmel_p2p.cli.language import tell, told
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -78,13 +79,13 @@ def draft(
     }
     document = constitution.draft(campaign=rule, add=[site_of(text) for text in added])
     write_new(output, document.render().encode(), 0o644)
-    click.echo(f"Wrote {output}: campaign {now.number + 1} as amendment {document.amendment.number}, unsigned.")
+    tell(f"Wrote {output}: campaign {now.number + 1} as amendment {document.amendment.number}, unsigned.")
     for key, site in constitution.roster.items():
         if (left := now.limit_of(key) - heads.get(site.name, 0)) > 0:
-            click.echo(f"{site.name} has published {left} entries less than it may; what is left of them is given up.")
+            tell(f"{site.name} has published {left} entries less than it may; what is left of them is given up.")
     if new_endpoints:
-        click.echo("Sites that measure what is new name its columns under [data.columns] before the campaign starts.")
-    click.echo(f"{constitution.signatures_needed} sites now run: kmel-peer campaign sign {output} --config site.toml")
+        tell("Sites that measure what is new name its columns under [data.columns] before the campaign starts.")
+    tell(f"{constitution.signatures_needed} sites now run: kmel-peer campaign sign {output} --config site.toml")
 
 
 campaign.add_command(amendment.sign, "sign")
@@ -107,15 +108,15 @@ def show(config_path: Path, as_json: bool) -> None:
         return
     for row in rows:
         opened = f"amendment {row['amendment']}" if row["amendment"] else "the charter"
-        click.echo(f"campaign {row['number']}, opened by {opened}: {row['entries']} entries of each site")
-        click.echo("  " + ", ".join(f"{name} {value}" for name, value in row["settings"].items()))
+        tell(f"campaign {row['number']}, opened by {opened}: {row['entries']} entries of each site")
+        tell("  " + ", ".join(f"{name} {value}" for name, value in row["settings"].items()))
         for what in ("added", "retired"):
             if names := row[f"{what}_endpoints"]:
-                click.echo(f"  assay endpoints {what}: {', '.join(names)}")
+                tell(f"  assay endpoints {what}: {', '.join(names)}")
         for name, site in row["sites"].items():
             out = "; sits it out" if site["sits_out"] else ""
             made = f"entries {site['first']} to {site['last']}" if site["last"] >= site["first"] else "no entry"
-            click.echo(f"  {name}: {made}{out}")
+            click.echo(f"  {name}: {told(made)}{told(out)}")
 
 
 def _rows(constitution: Constitution, heads: dict[str, int]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import click
 
 from kmel_p2p.cli.charter_draft import draft_charter, draft_options, reference_hash, remarks, site_of
 from kmel_p2p.cli.charter_view import charter_view
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, tell
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
 from kmel_p2p.learn.models.registry import kind_of
@@ -95,9 +95,9 @@ def new(
         start_file=start_file,
     )
     write_new(output, (remarks(reason) + commented(document)).encode(), 0o644)
-    click.echo(f"Wrote {output}, charter {document.charter.id.hex()[:16]}, unsigned.")
-    click.echo("\n".join(reason))
-    click.echo(f"Every site now runs: kmel-peer charter sign {output} --key site.key")
+    tell(f"Wrote {output}, charter {document.charter.id.hex()[:16]}, unsigned.")
+    tell("\n".join(reason))
+    tell(f"Every site now runs: kmel-peer charter sign {output} --key site.key")
 
 
 @charter.command()
@@ -123,9 +123,9 @@ def sign(path: Path, key: Path, output: Path | None, yes: bool) -> None:
             click.echo(say("Not signed."))
             return
     write_whole(output or path, signed_text(read_text(path, ""), signed).encode(), mode=0o644)
-    click.echo(f"{name} signed charter {signed.charter.id.hex()[:16]} of {signed.charter.federation}.")
+    tell(f"{name} signed charter {signed.charter.id.hex()[:16]} of {signed.charter.federation}.")
     for problem in signed.problems():
-        click.echo(f"still missing: {problem}")
+        tell(f"still missing: {problem}")
 
 
 @charter.command()
@@ -146,7 +146,7 @@ def merge(paths: tuple[Path, ...], output: Path) -> None:
             )
         merged = merged.model_copy(update={"signatures": {**other.signatures, **merged.signatures}})
     write_whole(output, merged.render().encode(), mode=0o644)
-    click.echo(f"Wrote {output} with {len(merged.signatures)} of {len(merged.charter.sites)} signatures.")
+    tell(f"Wrote {output} with {len(merged.signatures)} of {len(merged.charter.sites)} signatures.")
 
 
 @charter.command()
@@ -163,7 +163,7 @@ def verify(path: Path, as_json: bool) -> None:
     if problems:
         raise DoesNotHoldError(f"{path}: not in force here: " + "; ".join(problems))
     if not as_json:
-        click.echo(f"In force: {document.charter.federation}, charter {document.charter.id.hex()}")
+        tell(f"In force: {document.charter.federation}, charter {document.charter.id.hex()}")
 
 
 @charter.command()
@@ -184,7 +184,7 @@ def diff(one: Path, other: Path, as_json: bool) -> None:
     if rows:
         raise DoesNotHoldError(f"{one} and {other} differ in {len(rows)} setting{'' if len(rows) == 1 else 's'}")
     if not as_json:
-        click.echo("The same charter; signatures and comments may differ.")
+        tell("The same charter; signatures and comments may differ.")
 
 
 @charter.command()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from kmel_p2p.cli.language import tell
+
 SHELLS = ("bash", "zsh", "fish")
 PROGRAM = "kmel-peer"
 ASK = "_KMEL_PEER_COMPLETE"
@@ -30,7 +32,7 @@ def completion(shell: str, install: bool) -> None:
 
     path = _place(shell)
     write_whole(path, script.encode() + b"\n", mode=0o644)
-    click.echo(f"Wrote {path}. {_after(shell, path)}")
+    tell(f"Wrote {path}. {_after(shell, path)}")
 
 
 def _script(shell: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from kmel_p2p.cli.language import korean, say
+from kmel_p2p.cli.language import korean, say, tell
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
 
@@ -39,11 +39,11 @@ def contribution(context: click.Context, config_path: Path, as_json: bool, page:
         echo_json(report)
         return
     if not report["authors"]:
-        click.echo("nothing measured yet: the peer does so while it trains (averaging mode ledger)")
+        tell("nothing measured yet: the peer does so while it trains (averaging mode ledger)")
         return
     screen = Screen()
     if not report["endpoints"]:
-        click.echo(
+        tell(
             f"{report['stretches']} stretches of the run measured, and no assay endpoint has enough held-out compounds "
             f"({FEWEST_COMPOUNDS}) with a value to say what they were worth"
         )
@@ -73,13 +73,13 @@ def declare(yes: bool, days: int | None, config_path: Path, as_json: bool) -> No
     content = stated(site.charter, site.identity.key, book)
     names = {key.hex()[:PREFIX]: name for key, name in site.names.items()}
     if not as_json:
-        click.echo(f"Of what the other sites gave ({content.measure} of the run, {content.entries:,} entries):")
+        tell(f"Of what the other sites gave ({content.measure} of the run, {content.entries:,} entries):")
         for author, percent in content.given:
             click.echo(f"  {names.get(author, author)}  {percent} %")
         for author in content.copiers:
-            click.echo(f"  {names.get(author, author)}  copies others")
+            tell(f"  {names.get(author, author)}  copies others")
         if not content.given:
-            click.echo("  nobody gave 1 % or more")
+            tell("  nobody gave 1 % or more")
     if not yes:
         click.confirm(say("Sign this and post it, for all sites to read?"), abort=True, err=as_json)
     notice = content.model_dump(mode="json")
@@ -88,7 +88,7 @@ def declare(yes: bool, days: int | None, config_path: Path, as_json: bool) -> No
     if as_json:
         echo_json({**done, **notice})
     else:
-        click.echo(f"declared as {done['id']}, until {done['until']}")
+        tell(f"declared as {done['id']}, until {done['until']}")
 
 
 @contribution.command()
@@ -133,7 +133,7 @@ def verify(report: Path, config_path: Path, as_json: bool) -> None:
         echo_json({**checked, "digest": body_digest(body)})
         return
     _show_shares(body, body_digest(body))
-    click.echo(f"signed by {body['names'][checked['signer']]}; the shares follow from the statements")
+    tell(f"signed by {body['names'][checked['signer']]}; the shares follow from the statements")
 
 
 def _show_shares(body: Mapping[str, Any], digest: str) -> None:
@@ -149,7 +149,7 @@ def _show_shares(body: Mapping[str, Any], digest: str) -> None:
     screen = Screen()
     screen.print(title)  # as a table's title it would be wrapped to the table's width
     screen.print(table)
-    click.echo(f"digest {digest}")
+    tell(f"digest {digest}")
 
 
 def _measured(config_path: Path) -> tuple[Any, Any]:

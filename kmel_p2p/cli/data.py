@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option, progress_bar
 
 if TYPE_CHECKING:
@@ -72,12 +73,12 @@ def approve(config_path: Path) -> None:
     charter, own, test = read_measurements(config, quiet=False)
     report = _checked(config, charter, own, test)
     for text in [*report["problems"], *report["advice"]]:
-        click.echo(f"looks wrong: {text}", err=True)
+        tell(f"looks wrong: {text}", err=True)
     content = manifest(trained_data(config.data, assay_endpoints_of(config, charter)), own)
     write_json(config.site.state_dir / MANIFEST, content)
     approved = {"dataset_hash": content["dataset_hash"], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     write_json(config.site.state_dir / APPROVAL, approved)
-    click.echo(f"Approved dataset {content['dataset_hash'][:16]}: {len(own)} compounds, {own.total.used} measurements.")
+    tell(f"Approved dataset {content['dataset_hash'][:16]}: {len(own)} compounds, {own.total.used} measurements.")
 
 
 @data.command("changes")
@@ -146,7 +147,7 @@ def reload_command(accept_removed: bool, wait: bool, config_path: Path, as_json:
     while wait and newest["stage"] == "waiting":
         if not told and time.monotonic() - began > RELOAD_TOLD_S:
             told = True
-            click.echo("waiting for the open round to end, or for the files to be read; Ctrl-C stops neither", err=True)
+            tell("waiting for the open round to end, or for the files to be read; Ctrl-C stops neither", err=True)
         time.sleep(RELOAD_LOOK_S)
         newest = ask(config_path, "data read")
         if newest["number"] < number:
@@ -158,7 +159,7 @@ def reload_command(accept_removed: bool, wait: bool, config_path: Path, as_json:
     if newest["stage"] == "refused":
         raise DataError(newest["refused"])
     if not as_json:
-        click.echo("in use" if wait else "read once the open round is over")
+        tell("in use" if wait else "read once the open round is over")
 
 
 @data.command("catalogue")
@@ -188,10 +189,10 @@ def catalogue_command(name: str | None, as_json: bool) -> None:
 def show_changes(report: Mapping[str, Any], path: object) -> None:
     """Print what was added, changed and removed, and which versions were trained on what is gone."""
     for name, count in report["endpoints"].items():
-        click.echo(f"{name}: {count['added']} added, {count['changed']} changed, {count['removed']} removed")
+        tell(f"{name}: {count['added']} added, {count['changed']} changed, {count['removed']} removed")
     for name, number in report["trained_on_removed"].items():
-        click.echo(f"version {name} was trained on {number} of the removed measurements")
-    click.echo(f"Written: {path}")
+        tell(f"version {name} was trained on {number} of the removed measurements")
+    tell(f"Written: {path}")
 
 
 def read_measurements(
@@ -212,7 +213,7 @@ def read_measurements(
     charter = load_charter(config.site.charter).charter
     endpoints = assay_endpoints_of(config, charter)
     for name in check_columns(config.data, endpoints):
-        click.echo(f"[data.columns] names {name!r}, which is no assay endpoint yet: it is not read", err=True)
+        tell(f"[data.columns] names {name!r}, which is no assay endpoint yet: it is not read", err=True)
     data = trained_data(config.data, endpoints, retired=retired)
     state_dir = private_directory(config.site.state_dir)
     cache = StructureCache(config.data.structure_cache or state_dir / FOLDER)
@@ -252,4 +253,4 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     for part in data_view(report):
         shown = told(part) if isinstance(part, str) else part
         console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(part, str))
-    console.print(f"Written: {folder}/data_STAYS.html, data_STAYS.json, rejects.csv", markup=False, soft_wrap=True)
+    tell(f"Written: {folder}/data_STAYS.html, data_STAYS.json, rejects.csv")

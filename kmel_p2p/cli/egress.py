@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kmel_p2p.cli.language import say, tell, told
 from kmel_p2p.cli.options import DIRECTORY, FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -103,20 +104,20 @@ def verify(config_path: Path, archives: tuple[Path, ...], as_json: bool) -> None
         for row in totals:
             click.echo(f"{row['to']:<16} {row['kind']:<12} {row['messages']:>8} messages {row['bytes']:>12} B")
         if verdict.torn_bytes:
-            click.echo(
-                f"the last line is unfinished ({verdict.torn_bytes} bytes): the daemon is writing it, or crashed"
-            )
+            tell(f"the last line is unfinished ({verdict.torn_bytes} bytes): the daemon is writing it, or crashed")
     _require_whole(config_path, verdict)
     if not as_json:
         if verdict.first > 1:
-            click.echo(f"records 1 to {verdict.first - 1} were deleted as egress.keep_days says; the log records it")
-        click.echo(
-            f"{verdict.head.number - verdict.first + 1} records, chain unbroken over {verdict.segments} "
-            f"segment{'s' if verdict.segments > 1 else ''}, head {verdict.head.hash[:16]}"
-        )
+            tell(f"records 1 to {verdict.first - 1} were deleted as egress.keep_days says; the log records it")
+        count, head = verdict.head.number - verdict.first + 1, verdict.head.hash[:16]
+        if verdict.segments > 1:
+            tell(f"{count} records, chain unbroken over {verdict.segments} segments, head {head}")
+        else:
+            tell(f"{count} records, chain unbroken, head {head}")
         for to, left in contents(verdict.totals).items():
-            told = sorted(((total.bytes, name) for name, total in left.items()), reverse=True)
-            click.echo(f"to {to}: {', '.join(f'{name} {bytes_text(size)}' for size, name in told)}")
+            most = sorted(((total.bytes, name) for name, total in left.items()), reverse=True)
+            what = ", ".join(f"{told(name)} {bytes_text(size)}" for size, name in most)
+            click.echo(say("to {site}: {contents}").format(site=to, contents=what))
 
 
 @egress.command()

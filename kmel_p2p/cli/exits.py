@@ -17,7 +17,7 @@ import traceback
 import click
 
 from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError, LocalError
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, told
 
 
 class ExitCode(enum.IntEnum):
@@ -76,5 +76,5 @@ def report(error: BaseException) -> ExitCode:
         click.echo(say("kmel-peer: interrupted"), err=True)
     else:
         for line in str(error).splitlines():
-            click.echo(f"kmel-peer: {line}", err=True)
+            click.echo(f"kmel-peer: {told(line)}", err=True)
     return code

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import progress_bar
 
 if TYPE_CHECKING:
@@ -66,6 +65,6 @@ def write_report(
     secret = any(compound.neighbours for compound in compounds)
     write_whole(report, page.encode(), mode=0o600 if secret else BY_UMASK)
     stays = "; it shows own compounds with measured values, so it stays at the site" if secret else ""
-    click.echo(f"{len(shown)} of {stop - start} rows explained in {report}{stays}", err=True)
+    tell(f"{len(shown)} of {stop - start} rows explained in {report}{stays}", err=True)
     for note in dict.fromkeys(note for compound in compounds for note in compound.notes):
-        click.echo(f"{report.name}: {note}", err=True)
+        tell(f"{report.name}: {note}", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import tell, told
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 from kmel_p2p.cli.own_payloads import NOTHING_HELD, Held, held_entry, kept_payloads
 
@@ -44,10 +45,10 @@ def list_(config_path: Path, as_json: bool) -> None:
         echo_json({"held": facts, "hold": config.ledger.hold, "approved_until": unasked})
         return
     if waits is None:
-        click.echo(NOTHING_HELD)
+        tell(NOTHING_HELD)
     else:
-        click.echo(f"entry {waits.number}  {bytes_text(len(waits.payload))}  held for {span_text(waits.age_s)}")
-    click.echo(_unasked(config, unasked))
+        tell(f"entry {waits.number}  {bytes_text(len(waits.payload))}  held for {span_text(waits.age_s)}")
+    tell(_unasked(config, unasked))
 
 
 @held.command()
@@ -92,11 +93,11 @@ def approve(config_path: Path, number: int | None, every: bool, until: int | Non
         raise click.UsageError("name one of: NUMBER, --all, --until N")
     if number is not None:
         ask(config_path, "approve", {"number": number})
-        click.echo(f"entry {number} approved")
+        tell(f"entry {number} approved")
         return
     ask(config_path, "approve_until", {"number": ALL_ENTRIES if until is None else until})
-    click.echo(f"entries {'of this run' if until is None else f'up to {until}'} leave without being asked about")
-    click.echo("kmel-peer held ask takes that back")
+    tell(f"entries {'of this run' if until is None else f'up to {until}'} leave without being asked about")
+    tell("kmel-peer held ask takes that back")
 
 
 @held.command("ask")
@@ -106,7 +107,7 @@ def ask_again(config_path: Path) -> None:
     from kmel_p2p.cli.run import ask
 
     ask(config_path, "approve_until", {"number": 0})
-    click.echo("every entry waits for approval again")
+    tell("every entry waits for approval again")
 
 
 @held.command()
@@ -126,7 +127,7 @@ def reject(config_path: Path, number: int, defer: bool, reason: str) -> None:
 
     ask(config_path, "reject", {"number": number, "reason": reason, "deferred": defer})
     kept = "what was trained stays in the residual" if defer else "what was trained is forgotten"
-    click.echo(f"entry {number} rejected: {kept}, and the round is trained on other batches")
+    tell(f"entry {number} rejected: {kept}, and the round is trained on other batches")
 
 
 def _facts(waits: Held) -> dict[str, Any]:
@@ -207,24 +208,24 @@ def _say(facts: Mapping[str, Any]) -> None:
     from kmel_p2p.site.observe.status import bytes_text, span_text
 
     number, sent, values = facts["number"], facts["sent"], facts["values"]
-    click.echo(f"entry {number}, {bytes_text(facts['bytes'])}, held for {span_text(facts['age_s'])}")
+    tell(f"entry {number}, {bytes_text(facts['bytes'])}, held for {span_text(facts['age_s'])}")
     changed = f"changes {sent:,} of {values:,} values of the trunk ({100 * sent / values:.1f} %)"
-    click.echo(f"{changed}; norm {facts['norm']:.3g}")
+    tell(f"{changed}; norm {facts['norm']:.3g}")
     width = max(len(tensor["name"]) for tensor in facts["tensors"])
     for tensor in facts["tensors"]:
         share = f"{tensor['sent']:,} of {tensor['values']:,}"
         click.echo(f"  {tensor['name']:<{width}}  {share:>22}  norm {tensor['norm']:.3g}")
     if (last := facts["last"]) is not None:
         ratio = facts["norm"] / last["norm"] if last["norm"] else 0.0
-        click.echo(f"beside entry {last['number']}: {ratio:.2f} times as long, cosine {last['cosine']:+.2f}")
+        tell(f"beside entry {last['number']}: {ratio:.2f} times as long, cosine {last['cosine']:+.2f}")
     if facts.get("shows") is not None:
         from kmel_p2p.cli.leak_view import NOT_PRIVATE, leak_in_words
         from kmel_p2p.learn.audit.own_entries import Shown
 
-        words = f"of this site's compounds it shows: {leak_in_words(Shown(**facts['shows']))}. {NOT_PRIVATE}"
-        click.echo(click.wrap_text(words, 79))
+        words = f"of this site's compounds it shows: {leak_in_words(Shown(**facts['shows']))}."
+        click.echo(click.wrap_text(f"{told(words)} {told(NOT_PRIVATE)}", 79))
     elif why := facts.get("not_measured"):
-        click.echo(click.wrap_text(f"what it shows of this site's compounds was not measured: {why}", 79))
+        click.echo(click.wrap_text(told(f"what it shows of this site's compounds was not measured: {why}"), 79))
     else:
-        click.echo("what it shows of this site's compounds: leave out --no-leak")
-    click.echo(f"to decide: kmel-peer held approve {number}, kmel-peer held reject {number}")
+        tell("what it shows of this site's compounds: leave out --no-leak")
+    tell(f"to decide: kmel-peer held approve {number}, kmel-peer held reject {number}")

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import DIRECTORY
 
 _TEMPLATE = """\
@@ -85,8 +86,8 @@ def init(directory: Path, name: str) -> None:
             raise ConfigError(f"{path}: exists already and is not overwritten; choose another directory")
     identity = create_key(directory / "site.key")
     write_new(settings, text.encode(), 0o644)
-    click.echo(f"Wrote {directory / 'site.key'} (keep it secret, and keep a copy) and {settings}.")
-    click.echo("Give this line to whoever drafts the charter:")
+    tell(f"Wrote {directory / 'site.key'} (keep it secret, and keep a copy) and {settings}.")
+    tell("Give this line to whoever drafts the charter:")
     click.echo(f"  --site {name}={identity.key.hex()}")
 
 

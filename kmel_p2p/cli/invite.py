@@ -14,7 +14,7 @@ import click
 
 from kmel_p2p.cli.charter_draft import draft_charter, draft_options, remarks
 from kmel_p2p.cli.founding_plan import given_of, plan_of, require_open, rules_of
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, tell
 from kmel_p2p.cli.new_site import NewSite, new_site_options
 from kmel_p2p.cli.options import echo_json, json_option
 from kmel_p2p.cli.qr_code import QrWanted, qr_options
@@ -159,7 +159,7 @@ def _found(
         wanted.show(invitation.render(identity))
         click.echo(_they_run(invitation.expires))
         if days_were_given and abs(invitation.expires - (time.time() + days * 86_400)) > 60:
-            click.echo(
+            tell(
                 f"This is the text that was handed out before, so --days {days:g} changes nothing; kmel-peer invite "
                 "withdraw from another terminal ends it, and the next start makes a new one."
             )
@@ -197,14 +197,14 @@ def _require_own(path: Path, charter: Charter, federation: str, identity: Identi
 
 def _told_once() -> Callable[[str], None]:
     """Tells the operator of what keeps the desk from answering, each once: newcomers ask every few seconds."""
-    told: set[str] = set()
+    said: set[str] = set()
 
-    def tell(text: str) -> None:
-        if text not in told and len(told) < TROUBLES:
-            told.add(text)
-            click.echo(text, err=True)
+    def tell_once(text: str) -> None:
+        if text not in said and len(said) < TROUBLES:
+            said.add(text)
+            tell(text, err=True)
 
-    return tell
+    return tell_once
 
 
 def _invitation(
@@ -235,7 +235,7 @@ def _gather(
             told.add(row["fingerprint"])
             click.echo(line_of(row))
             if here.yes:
-                click.echo(f"Compare the digits, then: kmel-peer invite approve {newcomer.name}, or refuse")
+                tell(f"Compare the digits, then: kmel-peer invite approve {newcomer.name}, or refuse")
                 continue
             question = say("Does {site} read the same digits to you, and may it take part?").format(site=newcomer.name)
             approve = here.confirm(question)
@@ -256,7 +256,7 @@ def _decide(room: FoundingRoom, decisions: Decisions, row: Mapping[str, Any], ap
         return "it asks anew since" if now["state"] == "asks" else f"it was {now['state']} meanwhile"
 
     if changed := room.do(decide):
-        click.echo(f"Your answer about {row['name']} counts for nothing: {changed}.")
+        tell(f"Your answer about {row['name']} counts for nothing: {changed}.")
 
 
 def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: FoundingTable, plan: Any) -> None:
@@ -289,7 +289,7 @@ def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: Founding
         shown, document = document, _present(table)
         if document.charter.id == shown.charter.id:
             break
-        click.echo(f"{here.charter_path} was edited while the question stood. It says now:")
+        tell(f"{here.charter_path} was edited while the question stood. It says now:")
     signed = document.signed_by(identity)
     room.do(lambda: table.keep(signed))
     told = say("{site} signed charter {id}; the others are asked to.")
@@ -307,7 +307,7 @@ def _collect(room: FoundingRoom, table: FoundingTable, news: threading.Event) ->
     told: list[str] = []
     while problems := room.do(lambda: _present(table).problems()):
         if problems != told:
-            click.echo("; ".join(problems))
+            tell("; ".join(problems))
             told = problems
         news.clear()
         news.wait(0.5)
@@ -350,7 +350,7 @@ def list_(context: click.Context, as_json: bool) -> None:
         echo_json(found)
         return
     for invitation in (one for one in found["invitations"] if one["expires"] > time.time()):
-        click.echo(f"valid until {_day(invitation['expires'])}, {invitation['places']} places left:")
+        tell(f"valid until {_day(invitation['expires'])}, {invitation['places']} places left:")
         click.echo(f"{invitation['text']}\n")
     for row in found["sites"]:
         click.echo(line_of(row))
@@ -375,7 +375,7 @@ def approve(context: click.Context, site: str, yes: bool) -> None:
         keys = ", ".join(row["key"] for row in rows)
         raise click.UsageError(f"several sites called {site!r} were refused: name one by its key ({keys})")
     if rows and not yes and not agreed(say("Does its operator read the same digits to you?")):
-        click.echo(f"Nothing was approved. If the digits differ: kmel-peer invite refuse {site}")
+        tell(f"Nothing was approved. If the digits differ: kmel-peer invite refuse {site}")
         return
     # By key and digits: it may ask anew meanwhile, and somebody else have taken the name.
     shown = {"site": rows[0]["key"], "fingerprint": rows[0]["fingerprint"]} if rows else {"site": site}
@@ -396,4 +396,4 @@ def refuse(context: click.Context, site: str) -> None:
 @click.pass_context
 def withdraw(context: click.Context) -> None:
     """End all invitations: whoever holds one and was not approved is not let in any more."""
-    click.echo(f"{_ask(context, 'withdraw')} invitations are withdrawn.")
+    tell(f"{_ask(context, 'withdraw')} invitations are withdrawn.")

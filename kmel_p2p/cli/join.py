@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, tell, told
 from kmel_p2p.cli.new_site import NewSite, new_site_options
 
 if TYPE_CHECKING:
@@ -97,18 +97,18 @@ def _until(ask: Callable[[], Mapping[str, Any]], states: tuple[str, ...], wait_m
     """
     from kmel_p2p.agreement.errors import LocalError
 
-    end, told, pause = time.monotonic() + 60 * wait_min, "", ASK_EVERY_S
+    end, said, pause = time.monotonic() + 60 * wait_min, "", ASK_EVERY_S
     while True:
         answer = ask()
         if answer["state"] in states:
             return answer
         if answer["state"] == "refused":
             raise LocalError(f"{answer['text']}; ask its operator why")
-        if answer["text"] != told:
-            told, pause = str(answer["text"]), ASK_EVERY_S
-            click.echo(told)
+        if answer["text"] != said:
+            said, pause = str(answer["text"]), ASK_EVERY_S
+            tell(said)
         if time.monotonic() > end:
-            raise LocalError(f"not yet after {wait_min:g} min: {told}. The same command goes on from here")
+            raise LocalError(f"not yet after {wait_min:g} min: {said}. The same command goes on from here")
         time.sleep(pause)
         pause = min(ASK_AT_LEAST_EVERY_S, 1.2 * pause)
 
@@ -148,7 +148,8 @@ def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[
         _show(document)
         for amended in amendments:
             for line in changes_in_words(amended.amendment):
-                click.echo(f"amendment {amended.amendment.number} {line}")
+                number = say("amendment {number}").format(number=amended.amendment.number)
+                click.echo(f"{number} {told(line)}")
         if not here.confirm(_take_part(document.charter.federation)):
             raise click.UsageError("nothing was written; the same command asks again")
     paths = [here.directory / f"amendment-{amendment.amendment.number}.toml" for amendment in amendments]

@@ -35,6 +35,11 @@ def told(text: str) -> str:
     return in_korean(text) if korean() else text
 
 
+def tell(text: str, *, err: bool = False) -> None:
+    """Print a line in the language of this process. `err`: on standard error."""
+    click.echo(told(text), err=err)
+
+
 def speak() -> None:
     """Have click's own words translated, too: it asks gettext's default domain."""
     if korean():

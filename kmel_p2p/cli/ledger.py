@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def verify(config_path: Path, as_json: bool) -> None:
     if not as_json:
         _say_trusted(facts["trusted"])
         heads = " ".join(f"{name}:{number}" for name, number in facts["vector"].items()) or "empty"
-        click.echo(f"{facts['entries']} entries stand, vector {heads}, digest {facts['digest']}")
+        tell(f"{facts['entries']} entries stand, vector {heads}, digest {facts['digest']}")
         if facts["own"] is not None:
             own = facts["own"]
             balance = (
@@ -132,7 +133,7 @@ def verify(config_path: Path, as_json: bool) -> None:
                 if own["gap"] is None
                 else "balances"
             )
-            click.echo(f"own state of entry {own['round']}: residual norm {own['residual_norm']:.4g}, {balance}")
+            tell(f"own state of entry {own['round']}: residual norm {own['residual_norm']:.4g}, {balance}")
 
 
 @ledger.command()
@@ -164,7 +165,7 @@ def faults(config_path: Path, as_json: bool) -> None:
             f"{row['retracted']} entries retracted: {row['reason']}"
         )
     if not rows:
-        click.echo("no author's log was ended")
+        tell("no author's log was ended")
 
 
 @ledger.command()
@@ -257,13 +258,13 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
 
 def _say_trusted(trusted: dict[str, Any] | None) -> None:
     if trusted is None:
-        click.echo("nothing was taken on trust: every entry was checked here")
+        tell("nothing was taken on trust: every entry was checked here")
         return
     heads = " ".join(f"{name}:{number}" for name, number in trusted["vector"].items())
     on = datetime.datetime.fromtimestamp(trusted["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     given, others = trusted["attested"], trusted["other_sites"]
     by_order = "" if 2 * len(given) > others else "; by order of this site's operator, for they are no majority"
-    click.echo(
+    tell(
         f"taken on trust: the sum up to {heads}, in a snapshot that {trusted['server']} gave on {on}, attested by "
         f"{', '.join(given)} ({len(given)} of {others} other sites{by_order})"
     )

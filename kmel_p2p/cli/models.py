@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, tell
 from kmel_p2p.cli.options import config_option, echo_json, json_option, progress_bar
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def list_command(config_path: Path, as_json: bool) -> None:
         echo_json(marks)
         return
     if not found:
-        click.echo("No models yet: a site writes them when its run ends.")
+        tell("No models yet: a site writes them when its run ends.")
         return
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("version", "kept", "entries", "compounds", "size", ""):
@@ -85,17 +85,16 @@ def show_command(version: str, config_path: Path, as_json: bool) -> None:
     if as_json:
         echo_json(facts)
         return
-    click.echo(f"version   {facts['version']}{', in use' if facts['in_use'] else ''}")
-    click.echo(f"kept      {facts['kept'] or 'by an earlier program'}")
+    used = f", {say('in use')}" if facts["in_use"] else ""
+    click.echo(f"{say('version'):<9} {facts['version']}{used}")
+    click.echo(f"{say('kept'):<9} {facts['kept'] or say('by an earlier program')}")
     for name, text in one.card.labels.items():
         click.echo(f"{name.replace('_', ' '):<9} {text[:60]}")
     dataset = one.manifest
     if dataset:
-        click.echo(
-            f"dataset   {dataset['dataset_hash'][:16]}: {dataset['compounds']} compounds, {dataset['used']} values"
-        )
+        tell(f"dataset   {dataset['dataset_hash'][:16]}: {dataset['compounds']} compounds, {dataset['used']} values")
     for endpoint in one.card.result.get("endpoints", ()):
-        click.echo(f"{endpoint['name']}: predicts with {endpoint.get('chosen', one.card.chosen[endpoint['name']])}")
+        tell(f"{endpoint['name']}: predicts with {endpoint.get('chosen', one.card.chosen[endpoint['name']])}")
 
 
 @models.command("compare")
@@ -137,7 +136,7 @@ def use_command(version: str, config_path: Path) -> None:
     state_dir = _state_dir(config_path)
     one = find(state_dir, version)
     use(state_dir, one, time.time())
-    click.echo(f"Version {one.name} predicts from now on.")
+    tell(f"Version {one.name} predicts from now on.")
 
 
 @models.command("prune")
@@ -158,7 +157,7 @@ def prune_command(keep: int, yes: bool, config_path: Path, as_json: bool) -> Non
     if as_json:
         echo_json({"deleted": gone})
     else:
-        click.echo(f"Deleted: {', '.join(gone) or 'nothing'}.")
+        tell(f"Deleted: {', '.join(gone) or 'nothing'}.")
 
 
 def _state_dir(config_path: Path) -> Path:

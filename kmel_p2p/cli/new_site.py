@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, tell
 from kmel_p2p.cli.options import DIRECTORY, FILE
 from kmel_p2p.cli.projects import free_port, ports_beside
 
@@ -227,10 +227,10 @@ class NewSite:
 
         if self.config is not None:
             if problem := unmapped(self.config.data.columns, endpoints):
-                click.echo(f"Edit {self.settings} before the first run: {problem}")
+                tell(f"Edit {self.settings} before the first run: {problem}")
             known = set(self.config.site.amendments)
             if missing := [str(path) for path in amendments if path.absolute() not in known]:
-                click.echo(f"Add to [site] in {self.settings}: amendments = {missing}")
+                tell(f"Add to [site] in {self.settings}: amendments = {missing}")
             return
         columns, smiles = given_columns(self.columns, endpoints), self.smiles_column
         path = self.data_file

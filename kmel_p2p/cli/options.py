@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from kmel_p2p.cli.language import tell
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -45,7 +47,7 @@ def model_folder(model_dir: Path | None, config_path: Path, version: str | None 
         return find(state_dir, version).folder
     newest = newest_version(state_dir) if chosen(state_dir) else None
     if newest is not None:
-        click.echo(
+        tell(
             f"Models: version {chosen(state_dir)}, chosen with kmel-peer models use; the newest is {newest.name}",
             err=True,
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import DIRECTORY, FILE, config_option, model_folder
 from kmel_p2p.cli.progress import progress_of_long_work
 from kmel_p2p.cli.structure_input import input_options
@@ -266,7 +267,7 @@ def _write(
         for facts in unfinished.blocks:
             tally.add(facts)
         if tally.rows:
-            click.echo(f"{tally.rows} rows were done before", err=True)
+            tell(f"{tally.rows} rows were done before", err=True)
         for content, facts in work(start + tally.rows, unfinished.crashed):
             unfinished.keep(content, facts)
             tally.add(facts)
@@ -275,7 +276,7 @@ def _write(
                 out.write(piece)
     except BaseException:
         if unfinished.blocks:
-            click.echo(f"{unfinished.folder} keeps {tally.rows} rows that are done; --resume goes on", err=True)
+            tell(f"{unfinished.folder} keeps {tally.rows} rows that are done; --resume goes on", err=True)
         unfinished.close(keep=bool(unfinished.blocks))
         raise
     unfinished.close(keep=False)
@@ -298,17 +299,20 @@ def _tell(tally: Tally, loaded: Model, model: str | None, level: float, output: 
     """Print on standard error what the reader should know besides the table."""
     if output is not None or tally.predicted < tally.rows:
         where = "" if output is None else f", written to {output}"
-        click.echo(f"{tally.predicted} of {tally.rows} rows predicted{where}", err=True)
+        tell(f"{tally.predicted} of {tally.rows} rows predicted{where}", err=True)
     for name, reason in loaded.without_values(model).items():
-        click.echo(f"{name} is not predicted: {reason}", err=True)
+        tell(f"{name} is not predicted: {reason}", err=True)
     classes = {e.name for e in loaded.card.architecture.endpoints if e.kind == "classification"}
     for name, reason in loaded.without_intervals(level).items() if model is None else ():
-        click.echo(f"{name} has no {'sets of classes' if name in classes else 'intervals'}: {reason}", err=True)
+        if name in classes:
+            tell(f"{name} has no sets of classes: {reason}", err=True)
+        else:
+            tell(f"{name} has no intervals: {reason}", err=True)
     warning = tally.similarities.shift() if model is None else None
     if warning is not None:
-        click.echo(f"Warning: {warning}", err=True)
+        tell(f"Warning: {warning}", err=True)
     if loaded.neighbours is None:
-        click.echo("no similarities: this model directory has no training compounds to compare with", err=True)
+        tell("no similarities: this model directory has no training compounds to compare with", err=True)
 
 
 def _tell_retired(loaded: Model, config_path: Path) -> None:
@@ -375,14 +379,14 @@ def export(output: Path, as_onnx: bool, hub: bool, model_dir: Path | None, confi
     if as_onnx:
         require_onnx(source)  # before anything is written
     card = export_model(source, output)
-    click.echo(f"Wrote model {card.digest[:16]} to {output}.")
+    tell(f"Wrote model {card.digest[:16]} to {output}.")
     left = [path.name for path in sorted(source.glob("*_STAYS*"))]
     if left:
-        click.echo(f"Left out, as they reveal training compounds: {', '.join(left)}. The copy predicts with networks.")
+        tell(f"Left out, as they reveal training compounds: {', '.join(left)}. The copy predicts with networks.")
     if as_onnx:
         for path in export_onnx(source, output):
-            click.echo(f"Wrote {path}.")
+            tell(f"Wrote {path}.")
     if hub:
         for path in write_hub_files(output, card):
-            click.echo(f"Wrote {path}.")
-        click.echo("The card says license: other. State yours, and that all sites agree, before you publish any of it.")
+            tell(f"Wrote {path}.")
+        tell("The card says license: other. State yours, and that all sites agree, before you publish any of it.")

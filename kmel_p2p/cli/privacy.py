@@ -10,6 +10,7 @@ import click
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.privacy import OUTSIDE
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ def plan(
     if as_json:
         echo_json({"compounds": compounds, "sites": sites, "plans": [asdict(one) for one in found]})
         return
-    click.echo(f"{compounds:,} compounds a site, sums of {sites} sites, epsilon {epsilon:g}, delta {found[0].delta:g}")
+    tell(f"{compounds:,} compounds a site, sums of {sites} sites, epsilon {epsilon:g}, delta {found[0].delta:g}")
     for one in found:
-        click.echo(_words(one))
-    click.echo(_OUTSIDE)
+        tell(_words(one))
+    tell(_OUTSIDE)
 
 
 @privacy.command()
@@ -98,8 +99,8 @@ def spent(config_path: Path, as_json: bool) -> None:
     if as_json:
         echo_json(facts)
         return
-    click.echo(f"{steps} of {budget} noised steps: epsilon {epsilon:.3g} of {rule.epsilon:g}, delta {rule.delta:g}")
-    click.echo(_OUTSIDE)
+    tell(f"{steps} of {budget} noised steps: epsilon {epsilon:.3g} of {rule.epsilon:g}, delta {rule.delta:g}")
+    tell(_OUTSIDE)
 
 
 def _words(plan: Plan) -> str:

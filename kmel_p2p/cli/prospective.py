@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.agreement.shown import cell
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import DIRECTORY, FILE, config_option, echo_json, json_option
 from kmel_p2p.learn.register import FOLDER, REPORT
 
@@ -93,7 +94,7 @@ def _forget(register: Any, before: datetime.datetime, as_json: bool) -> None:
     if as_json:
         echo_json({"forgotten": count})
     else:
-        click.echo(f"{count} predictions deleted from the register.")
+        tell(f"{count} predictions deleted from the register.")
 
 
 def _day(at_s: int) -> str:

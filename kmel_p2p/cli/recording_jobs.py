@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.registering import Registering, open_register, see_measured
 from kmel_p2p.learn.predict.values import Prediction
 from kmel_p2p.serve.jobs import ModelJobs
@@ -44,6 +43,6 @@ class RecordingJobs(ModelJobs):
             try:
                 self._registering.require_kept()
             except ConfigError as error:
-                click.echo(f"Warning: {error}. Start again when that is mended", err=True)
+                tell(f"Warning: {error}. Start again when that is mended", err=True)
                 self._registering = None
         return found

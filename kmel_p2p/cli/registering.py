@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.cli.language import tell
 
 if TYPE_CHECKING:
     from kmel_p2p.learn.predict.predict import Model
@@ -60,7 +59,7 @@ class Registering:
         kept = self._kept
         if kept.new or kept.again or kept.left_out:
             again = f", {kept.again} were there already" if kept.again else ""
-            click.echo(f"{kept.new} predictions recorded in the register{again}", err=True)
+            tell(f"{kept.new} predictions recorded in the register{again}", err=True)
         self.require_kept()
 
     def require_kept(self) -> None:

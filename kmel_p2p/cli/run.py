@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import config_option
 from kmel_p2p.files import private_directory
 
@@ -69,7 +70,7 @@ def stop(config_path: Path, wait: bool) -> None:
         if time.monotonic() > deadline:
             raise LocalError(f"process {pid} was asked to end but still runs after {STOP_WAIT_S:g} s")
         time.sleep(0.05)
-    click.echo("stopped" if wait else "asked to stop")
+    tell("stopped" if wait else "asked to stop")
 
 
 @click.command()
@@ -78,7 +79,7 @@ def stop(config_path: Path, wait: bool) -> None:
 def listen(config_path: Path, reason: str) -> None:
     """Publish no more entries; keep applying and relaying those of other sites."""
     ask(config_path, "listen", {"reason": reason})
-    click.echo("listening")
+    tell("listening")
 
 
 @click.command()
@@ -92,7 +93,7 @@ def begin(config_path: Path, reason: str) -> None:
     know, its log ends.
     """
     ask(config_path, "begin", {"reason": reason})
-    click.echo("beginning with the sites that are ready")
+    tell("beginning with the sites that are ready")
 
 
 @click.command()
@@ -104,7 +105,7 @@ def claim(config_path: Path) -> None:
     log of the site.
     """
     ask(config_path, "claim")
-    click.echo("this machine goes on; the other one must not run any more")
+    tell("this machine goes on; the other one must not run any more")
 
 
 @click.command()
@@ -116,7 +117,7 @@ def pause(config_path: Path, reason: str) -> None:
     An open round is finished first. The other sites go on without this one. Works whether or not the peer runs.
     """
     _pause(config_path, reason)
-    click.echo("paused once the open round is over; kmel-peer resume goes on")
+    tell("paused once the open round is over; kmel-peer resume goes on")
 
 
 def _pause(config_path: Path, reason: str | None) -> str:
@@ -141,7 +142,7 @@ def _pause(config_path: Path, reason: str | None) -> str:
 def resume(config_path: Path) -> None:
     """Train again after a pause, within this site's training hours."""
     waiting = _pause(config_path, None)
-    click.echo(f"resumed; waiting: {waiting}" if waiting else "resumed")
+    tell(f"resumed; waiting: {waiting}" if waiting else "resumed")
 
 
 @click.command()
@@ -153,4 +154,4 @@ def conclude(config_path: Path, reason: str) -> None:
     Entries that come later are still applied, and the models are then written anew. A restart does not undo it.
     """
     ask(config_path, "conclude", {"reason": reason})
-    click.echo("concluding")
+    tell("concluding")

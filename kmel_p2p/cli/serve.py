@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import DIRECTORY, FILE, config_option, model_folder
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def serve(listen: str, allow_remote: bool, token_file: Path | None, model_dir: P
         try:
             asyncio.run(_serve(bound, folder, token, _jobs(model_dir, config_path)))
         except KeyboardInterrupt:
-            click.echo("Ended.", err=True)
+            tell("Ended.", err=True)
 
 
 def _jobs(model_dir: Path | None, config_path: Path) -> Callable[[Path], Any]:
@@ -83,11 +84,11 @@ async def _serve(bound: socket.socket, folder: Path, token: str, make: Callable[
     from kmel_p2p.serve.app import application
     from kmel_p2p.serve.worker import ModelWorker
 
-    click.echo(f"Loading {folder} ...", err=True)
+    tell(f"Loading {folder} ...", err=True)
     async with application(ModelWorker(folder, make), token) as app:
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"Serving at http://{shown}:{port}/ until Ctrl-C{', with the token' if token else ''}.", err=True)
+        tell(f"Serving at http://{shown}:{port}/ until Ctrl-C{', with the token' if token else ''}.", err=True)
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.agreement.shown import cell
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import FILE, progress_bar
 from kmel_p2p.cli.structure_input import input_options
 
@@ -87,9 +88,9 @@ def standardise(
                 changes.update(list(dict.fromkeys(change["kind"] for change in row["changes"])))
                 refused += bool(row["reason"])
         written.end(changes, refused)
-    click.echo(f"{file.count - refused} of {file.count} structures standardised, {refused} refused", err=True)
+    tell(f"{file.count - refused} of {file.count} structures standardised, {refused} refused", err=True)
     for change, count in changes.most_common():
-        click.echo(f"{count} rows: {change}", err=True)
+        tell(f"{count} rows: {change}", err=True)
 
 
 def _standardised(

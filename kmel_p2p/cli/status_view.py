@@ -24,7 +24,6 @@ from kmel_p2p.site.observe.status import (
     MemberStatus,
     StatusDocument,
     TrainerStatus,
-    age_text,
     bytes_text,
     span_text,
 )
@@ -85,7 +84,7 @@ def _facts(document: StatusDocument, most: int | None) -> Table:
     ):
         table.add_row(say("waits"), text)
     for name, text in (("mode", document.mode), *document.averaging.summary):
-        table.add_row(say(name), text)
+        table.add_row(say(name), told(text))
     loss = "-" if document.loss is None else f"{document.loss:.4f}"
     table.add_row(say("loss"), f"{loss}  " + say("(trained {ago})").format(ago=_ago(document.ages.trained_s)))
     for endpoint in {**document.scores, **document.compared}:
@@ -97,8 +96,12 @@ def _facts(document: StatusDocument, most: int | None) -> Table:
     process, egress = document.process, document.egress
     table.add_row(
         say("daemon"),
-        f"process {process.pid}, {bytes_text(process.rss_bytes)}, up {process.uptime_s:.0f} s, "
-        f"loop lag {process.loop_lag_ms:.0f} ms",
+        say("process {pid}, {memory}, up {time}, loop lag {lag} ms").format(
+            pid=process.pid,
+            memory=bytes_text(process.rss_bytes),
+            time=span_text(process.uptime_s),
+            lag=f"{process.loop_lag_ms:.0f}",
+        ),
     )
     table.add_row(say("address"), document.address or "-")
     table.add_row(say("membership"), _membership(document.membership))
@@ -107,7 +110,7 @@ def _facts(document: StatusDocument, most: int | None) -> Table:
         say("{out} out, {into} in").format(out=bytes_text(egress.bytes_out), into=bytes_text(egress.bytes_in)),
     )
     if document.last_error:
-        table.add_row(say("last error"), Text(document.last_error, "red"))
+        table.add_row(say("last error"), Text(told(document.last_error), "red"))
     return table
 
 
@@ -134,20 +137,21 @@ def _grid() -> Table:
 def _trainer(trainer: TrainerStatus) -> str:
     text: str = say(trainer.state)
     if trainer.pid:
-        text += f", process {trainer.pid}, {bytes_text(trainer.rss_bytes)}"
+        text += ", " + say("process {pid}, {memory}").format(pid=trainer.pid, memory=bytes_text(trainer.rss_bytes))
     if trainer.progress:
         stage, done, total = trainer.progress
-        text += f", {stage} {done} of {total}"
+        text += ", " + say("{stage} {done} of {total}").format(stage=told(stage), done=done, total=total)
     if trainer.restarts:
-        text += f", restarted {trainer.restarts} times"
+        text += ", " + say("restarted {count} times").format(count=trainer.restarts)
     if trainer.limits:
-        text += f"; held to {trainer.limits}"
+        text += "; " + say("held to {limits}").format(limits=told(trainer.limits))
     return text
 
 
 def _membership(membership: MembershipStatus) -> str:
-    health = f"probes {membership.health + 1} times slower" if membership.health else "well"
-    counts = (f"{name.replace('_', ' ')} {count}" for name, count in membership.counters.items() if count)
+    slower = say("probes {count} times slower").format(count=membership.health + 1)
+    health = slower if membership.health else say("well")
+    counts = (f"{say(name.replace('_', ' '))} {count}" for name, count in membership.counters.items() if count)
     return ", ".join((health, *counts))
 
 
@@ -164,7 +168,8 @@ class _Members:
             if member.problem:
                 alike[member.problem].append(member.name)
         for problem, names in alike.items():
-            more = f" and {len(names) - SITES_NAMED} more" if len(names) > SITES_NAMED else ""
+            left = len(names) - SITES_NAMED
+            more = " " + say("and {count} more").format(count=left) if left > 0 else ""
             who = " ".join(names[:SITES_NAMED]) + more
             yield Padding(Text.assemble((who, "red"), f"  {told(problem)}"), (0, 1))
 
@@ -186,7 +191,7 @@ class _Members:
             row: dict[str, RenderableType] = {
                 "site": member.name,
                 "state": Text(say(member.state), STATE_STYLE[member.state]),
-                "heard": age_text(member.heard_age_s).removesuffix(" ago"),
+                "heard": say("never") if member.heard_age_s is None else span_text(member.heard_age_s),
                 "trip": "-" if member.rtt_ms is None else f"{member.rtt_ms:.1f} ms",
                 "entries": str(member.entries_applied),
                 "behind": "-" if member.behind is None else str(member.behind),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import tell
 from kmel_p2p.cli.options import FILE, F, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -141,14 +142,14 @@ def _read(path: Path) -> list[str]:
 
 
 def _show(facts: dict[str, Any], found: Conformance) -> None:
-    click.echo(f"trunk {facts['trunk']} of {facts['package']} {facts['version']}, sha256 {facts['sha256']}")
+    tell(f"trunk {facts['trunk']} of {facts['package']} {facts['version']}, sha256 {facts['sha256']}")
     for one in found.checks:
         click.echo(f"  {'holds' if one.holds else 'FAILS'}  {one.name}: {one.found}")
-    click.echo(
+    tell(
         f"{found.values:,} values in {facts['tensors']} tensors; a row takes {found.train_us / 1e3:.2f} ms of training "
         f"and {found.predict_us / 1e3:.2f} ms of predicting on one core, and {found.bytes_per_row / 1024:,.1f} KiB"
     )
-    click.echo(_positions_in_words(found.positions))
+    tell(_positions_in_words(found.positions))
 
 
 def _positions_in_words(shown: dict[str, Any] | None) -> str:

@@ -20,6 +20,17 @@ FIELD = re.compile(r"\{\d\}")
 DEPTH = 3
 """Fields within fields that are looked up: an alarm has a reason, which has a reason."""
 
+BLANKS = re.compile(" +")
+
+WORD = re.compile(r"[a-zA-Z]{4}")
+"""What a text has that is recognised by itself. Without it, as in `{1} of {2}`, its fields have to be numbers, or in
+Korean themselves: else half of an unknown sentence would be."""
+
+NUMBER = re.compile(r"([\d.,]+( \S{1,3})?)?")
+"""A number, perhaps with its unit, or nothing."""
+
+LETTER = re.compile("[a-zA-Z]")
+
 LONGEST = 4000
 """Characters of a text that is looked up; a peer says nothing longer."""
 
@@ -30,25 +41,52 @@ def catalogue() -> gettext.NullTranslations:
     return gettext.translation(DOMAIN, CATALOGUES, languages=["ko"], fallback=True)
 
 
-def in_korean(text: str, depth: int = DEPTH) -> str:
+def in_korean(text: str) -> str:
     """A text that a peer made; as it is where the catalogue lacks it. So are fields: names, numbers, addresses."""
-    exact = catalogue().gettext(text)
-    if exact != text or depth == 0 or len(text) > LONGEST or not text:
-        return exact if text else ""
-    for parts, korean in _templates():
-        fields = _fields(parts, text)
-        if fields is not None:
-            return korean.format("", *(in_korean(field, depth - 1) for field in fields))
-    return text
+    return text if len(text) > LONGEST else _looked_up(text, DEPTH)[0]
+
+
+@functools.lru_cache(maxsize=4096)
+def _looked_up(text: str, depth: int) -> tuple[str, int]:
+    """A text in Korean, and how many letters of it stayed English. Blanks around it stay, too."""
+    # The catalogue has single blanks, and none around a text.
+    plain = BLANKS.sub(" ", text).strip()
+    if not plain:
+        return text, 0
+    before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+    exact = catalogue().gettext(plain)
+    if exact != plain:
+        return f"{before}{exact}{after}", 0
+    best, left = text, len(LETTER.findall(text))
+    what, separator, rest = plain.partition(": ")
+    if depth and separator and " " not in what:
+        # A file, a name or an address, and what is said of it.
+        told, stayed = _looked_up(rest, depth - 1)
+        if stayed < len(LETTER.findall(rest)):
+            best, left = f"{before}{what}: {told}{after}", stayed + len(LETTER.findall(what))
+    for parts, korean in _templates() if depth else ():
+        fields = _fields(parts, plain)
+        if fields is None:
+            continue
+        made = [_looked_up(field, depth - 1) for field in fields]
+        stayed = sum(letters for _, letters in made)
+        known = any(map(WORD.search, parts)) or all(
+            NUMBER.fullmatch(field) or field != korean_field
+            for field, (korean_field, _) in zip(fields, made, strict=True)
+        )
+        if known and stayed < left:
+            best, left = f"{before}{korean.format('', *(field for field, _ in made))}{after}", stayed
+    return best, left
 
 
 @functools.cache
 def _templates() -> Sequence[tuple[Sequence[str], str]]:
-    """What stands around the fields of each text that has some, and its Korean; the text that says most comes first."""
+    """What stands around the fields of each text that has some, and its Korean; of two that know as much
+    of a text, the one whose beginning is known counts, then the one that says more."""
     # gettext offers no list of what a catalogue holds.
     held = getattr(catalogue(), "_catalog", {})
     found = [(FIELD.split(english), korean) for english, korean in held.items() if FIELD.search(english)]
-    return sorted(found, key=lambda one: -sum(map(len, one[0])))
+    return sorted(found, key=lambda one: (not one[0][0], -sum(map(len, one[0]))))
 
 
 def _fields(parts: Sequence[str], text: str) -> list[str] | None:

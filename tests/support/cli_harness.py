@@ -38,7 +38,7 @@ STATUS: dict[str, Any] = {
     "mode": "ledger",
     "ledger": {"vector": {"north": 3, "south": 2}, "digest": "ef" * 32, "published": 3, "applied": 2, "refused": 0,
                "ended": {}, "held": 1, "entry_limit": 40, "payload_bytes_mean": 18_000.0,
-               "summary": [["published", "3 of 40, 1 held for approval  (1.0 s ago)"]],
+               "summary": [["published", "3 of 40 (newest: 1.0 s ago), 1 held for approval"]],
                "figures": {"entries_published": 3}},
     "ages": {"published_s": 1.0, "applied_s": 300.0, "trained_s": 0.5, "sent_s": 0.1, "received_s": None},
     "egress": {"bytes_out": 123_456, "bytes_in": 99, "entry_bytes_out": 0, "records": 3},

@@ -52,7 +52,7 @@ def status(**changes: Any) -> StatusDocument:
         mode="ledger",
         averaging=AveragingStatus(
             vector={"north": 12, "south": 12, "east": 9, "west": 5}, digest="56" * 32, published=12, applied=26,
-            entry_limit=40, summary=(("published", "12 of 40  (4.0 s ago)"), ("applied", "26 of other sites")),
+            entry_limit=40, summary=(("published", "12 of 40 (newest: 4.0 s ago)"), ("applied", "26 of other sites")),
         ),
         ages=Ages(4.0, 2.0, 4.0, 1.0, 1.0),
         egress=EgressStatus(1_273_000, 1_312_000, 1_100_000, 120),

@@ -99,7 +99,7 @@ def harm_summary(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         for name, found in facts["suspended"].items()
     ]
     rows += [
-        ("harm", f"by {name}, say {' '.join(voters)}")
+        ("harm", f"by entries of {name}, say {' '.join(voters)}")
         for name, voters in facts["harm"].items()
         if name not in facts["suspended"]
     ]

@@ -216,10 +216,10 @@ class LedgerMode(SiteMode):
             facts={"ended": ended, "campaign": _of(averaging).campaign, "unmapped": unmapped, **harm},
             summary=(
                 *(() if _of(averaging).campaign == 1 else (("campaign", _campaign_in_words(_of(averaging))),)),
-                *((("not mapped", f"{', '.join(unmapped)}  (kmel-peer doctor says more)"),) if unmapped else ()),
-                ("published", own_count(activity, published, limit)),
-                ("applied", f"{applied} of other sites  ({age_text(activity.ages.applied_s)})"),
-                ("digest", f"{digest[:16] or 'being computed'}  at {vector_text(vector)}"),
+                *((("not mapped", f"{', '.join(unmapped)} (kmel-peer doctor says more)"),) if unmapped else ()),
+                ("published", own_count(activity, published, f"{published} of {limit}")),
+                ("applied", f"{applied} of other sites ({age_text(activity.ages.applied_s)})"),
+                ("digest", f"{digest[:16] or 'being computed'}, vector {vector_text(vector)}"),
                 *harm_summary(harm),
             ),
             figures={

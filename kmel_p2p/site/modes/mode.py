@@ -206,10 +206,10 @@ class SiteMode(ABC):
         """
 
 
-def own_count(activity: Activity, count: int, limit: int, what: str = "") -> str:
-    """Own work in words: how much of what the charter allows, what waits for approval, and how old the newest is."""
+def own_count(activity: Activity, count: int, text: str) -> str:
+    """Own work in words: how much (`text`), how old the newest is, and what waits for approval."""
     held = ", 1 held for approval" if activity.held else ""
     age_s = activity.ages.published_s
     # After a restart nobody knows how old what was published before it is.
     newest = "none since this start" if age_s is None and count else age_text(age_s)
-    return f"{count}{f' of {limit}' if limit else ''}{what}{held}  ({newest})"
+    return f"{text} (newest: {newest}){held}"

@@ -213,13 +213,13 @@ class PushSumMode(SiteMode):
                 "neighbours": neighbours,
             },
             summary=(
-                ("trained", own_count(activity, state.rounds, limit, " rounds")),
-                ("shares", f"{sent} sent, {received} received  (the last {age_text(activity.ages.applied_s)})"),
+                ("trained", own_count(activity, state.rounds, f"{state.rounds} of {limit} rounds")),
+                ("shares", f"{sent} sent, {received} received (the last {age_text(activity.ages.applied_s)})"),
                 ("mass", f"{mass / weight:.2f} of its weight" if weight else "none yet"),
                 ("without receipt", f"shares for {' '.join(outstanding)}" if outstanding else "none"),
                 ("trunk", f"mixed up to round {state.age}; the federation is at {machine.reached}"),
                 *((("neighbours", " ".join(neighbours)),) if neighbours else ()),
-                ("digest", f"{digest[:16] or 'being computed'}  of this site's own state"),
+                ("digest", f"{digest[:16] or 'being computed'} of this site's own state"),
                 ("rounds", vector_text(vector)),
             ),
             figures={

@@ -234,7 +234,8 @@ class SealedMode(SiteMode):
         machine, names, limit = _of(averaging), site.names, site.charter.averaging.entry_limit
         number, sealed = machine.log.number, activity.shares_sent
         waits = [names.get(key, key.hex()) for wait in machine.waits for key in wait.sites]
-        waiting = f", waits for {' '.join(waits)}" if waits else ""
+        own = machine.committed
+        waiting = f"{machine.progress}, waits for {' '.join(waits)}" if waits else machine.progress
         return AveragingStatus(
             vector={"sums": number},
             digest=digest,
@@ -251,11 +252,11 @@ class SealedMode(SiteMode):
                 **({"privacy": _spent(site.charter, machine)} if site.charter.privacy.on else {}),
             },
             summary=(
-                ("sums", f"{number} of {limit}  ({age_text(activity.ages.applied_s)})"),
-                ("own part", own_count(activity, machine.committed, 0, " of them have a vector of this site")),
-                ("round", f"{machine.progress}{waiting}"),
+                ("sums", f"{number} of {limit} sums ({age_text(activity.ages.applied_s)})"),
+                ("own part", own_count(activity, own, f"{own} of {number} sums have a vector of this site")),
+                ("round", waiting),
                 *((("privacy", _spent_text(site.charter, machine)),) if site.charter.privacy.on else ()),
-                ("digest", f"{digest[:16] or 'being computed'}  at {number} sums"),
+                ("digest", f"{digest[:16] or 'being computed'}, after {number} sums"),
             ),
             figures={"sums": number, "vectors_in_sums": machine.committed, "messages_refused": activity.refused},
         )

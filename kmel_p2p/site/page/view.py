@@ -90,9 +90,9 @@ def page_values(facts: Facts, lang: str) -> dict[str, Any]:
         "most_endpoints": MOST_ENDPOINTS,
         "fold": w[_fold(facts.rounds)],
         "has_local": site_payoff(facts.result) is not None,
-        "egress": _egress(facts.today, w),
+        "egress": _egress(facts.today, w, tell),
         "held": _held(facts, w),
-        "facts": _figures(status, w),
+        "facts": _figures(status, w, tell),
     }
 
 
@@ -250,7 +250,7 @@ def _curves(facts: Facts, w: Mapping[str, str]) -> list[dict[str, object]]:
 # ---- tables -----------------------------------------------------------------------------------------------------
 
 
-def _egress(today: Totals, w: Mapping[str, str]) -> dict[str, Any]:
+def _egress(today: Totals, w: Mapping[str, str], tell: Callable[[str], str]) -> dict[str, Any]:
     """Rows by partner, columns by what messages hold."""
     sums: dict[str, dict[str, int]] = {}
     for (to, kind), total in today.items():
@@ -266,7 +266,8 @@ def _egress(today: Totals, w: Mapping[str, str]) -> dict[str, Any]:
         )
         for to, partner in sorted(sums.items())
     ]
-    return {"sorts": sorts, "rows": rows, "all": bytes_text(sum(sum(partner.values()) for partner in sums.values()))}
+    total_bytes = sum(sum(partner.values()) for partner in sums.values())
+    return {"sorts": [tell(sort) for sort in sorts], "rows": rows, "all": bytes_text(total_bytes)}
 
 
 def _held(facts: Facts, w: Mapping[str, str]) -> list[str]:
@@ -280,23 +281,23 @@ def _held(facts: Facts, w: Mapping[str, str]) -> list[str]:
     return [waits, w["hold_until"].format(number=facts.approved_until) if facts.approved_until else w["hold_on"]]
 
 
-def _figures(status: StatusDocument, w: Mapping[str, str]) -> list[tuple[str, str]]:
-    trainer: str = status.trainer.state
+def _figures(status: StatusDocument, w: Mapping[str, str], tell: Callable[[str], str]) -> list[tuple[str, str]]:
+    trainer: str = tell(status.trainer.state)
     if status.trainer.progress:
         stage, done, total = status.trainer.progress
-        trainer += f", {stage} {done:,} / {total:,}"
+        trainer += f", {tell(stage)} {done:,} / {total:,}"
     if status.trainer.rss_bytes:
         trainer += f", {bytes_text(status.trainer.rss_bytes)}"
     if status.trainer.limits:
-        trainer += f"; {status.trainer.limits}"
+        trainer += f"; {tell(status.trainer.limits)}"
     found = [
         (w["mode"], status.mode),
-        *status.averaging.summary,
+        *((tell(name), tell(text)) for name, text in status.averaging.summary),
         (w["loss"], "" if status.loss is None else f"{status.loss:.4f}"),
         (w["trainer"], trainer),
         (w["memory"], bytes_text(status.process.rss_bytes)),
         (w["traffic"], f"{bytes_text(status.egress.bytes_out)} / {bytes_text(status.egress.bytes_in)}"),
         (w["version"], status.process.version),
-        (w["last_error"], status.last_error),
+        (w["last_error"], tell(status.last_error)),
     ]
     return [(name, text) for name, text in found if text]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import gettext
 import os
 import re
@@ -22,6 +23,7 @@ from kmel_p2p.chem.dataset.manifest import reason_kind
 from kmel_p2p.cli.charter_comments import commented, explanations
 from kmel_p2p.cli.main import COMMANDS, cli
 from kmel_p2p.cli.status_view import HEADINGS
+from kmel_p2p.core.membership.health import MembershipCounters
 from kmel_p2p.site.observe.status import SitePhase
 from kmel_p2p.web.korean import CATALOGUES, DOMAIN, in_korean
 from tests.support.scripts import script
@@ -79,6 +81,7 @@ def texts_of(command: click.Command) -> Iterator[str]:
 def test_every_text_of_the_catalogue_is_one_that_the_program_says(words: dict[str, str]) -> None:
     context = click.Context(cli, info_name="kmel-peer")
     said = {line for _, line in COMMANDS.values()} | {phase.value for phase in SitePhase} | set(HEADINGS)
+    said |= {counter.name.replace("_", " ") for counter in dataclasses.fields(MembershipCounters)}
     said |= set(texts_of(cli))
     for name in COMMANDS:
         command = cli.get_command(context, name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,9 +16,11 @@ from kmel_p2p.cli import language
 from kmel_p2p.core.ledger import reasons
 from kmel_p2p.core.ledger.events import HarmSeen
 from kmel_p2p.core.ledger.own_epochs import AGAIN, PARTED
+from kmel_p2p.core.membership.health import MembershipCounters
 from kmel_p2p.core.rounds.machine import HEARING
 from kmel_p2p.core.rounds.twin_pause import TWIN_CHOSEN, TWIN_FOUND
 from kmel_p2p.net.connection_failure import ConnectionFailure, explain
+from kmel_p2p.site.observe.egress_summary import KINDS, OTHER
 from kmel_p2p.site.observe.status import SitePhase, WaitStatus
 from kmel_p2p.web.korean import catalogue, in_korean
 from tests.support.scripts import script
@@ -58,6 +62,94 @@ def test_every_alarm_and_every_wait_is_in_the_catalogue_with_its_fields(source: 
     assert {text for text in told if catalogue().gettext(text) == text} == set()
     for text in told:
         assert fields(catalogue().gettext(text)) == fields(text), text
+
+
+def told_by_commands(source: Any) -> Iterator[str]:
+    for file in source.sources():
+        if "cli" in file.path.parts:
+            for name, call in file.calls():
+                if name == "tell" and call.args:
+                    yield from file.texts(call.args[0])
+
+
+def rows_of_the_status(source: Any) -> Iterator[str]:
+    """What every averaging mode says of itself."""
+    for file in source.sources():
+        if "modes" in file.path.parts:
+            for node in ast.walk(file.tree):
+                if isinstance(node, ast.keyword) and node.arg == "summary":
+                    yield from file.whole(node.value)
+
+
+def errors_of(*paths: str) -> Callable[[Any], Iterator[str]]:
+    """What these files raise that an operator may bring about."""
+
+    def found(source: Any) -> Iterator[str]:
+        for file in source.sources():
+            if str(file.path).endswith(paths):
+                for name, call in file.calls():
+                    if name.endswith("Error") and name != "WireError" and call.args:
+                        yield from file.texts(call.args[0])
+
+    return found
+
+
+def told_in(*paths: str) -> Callable[[Any], Iterator[str]]:
+    """Every text of these files that is a sentence or a part of one."""
+
+    def found(source: Any) -> Iterator[str]:
+        for file in source.sources():
+            if str(file.path).endswith(paths):
+                yield from (text for text in file.whole(file.tree) if len(text.split()) > 2)
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "at_least"),
+    [
+        (told_by_commands, 110),
+        (rows_of_the_status, 25),
+        (told_in("agreement/amendment_words.py"), 15),
+        (told_in("rules/validity.py", "rules/entry_check.py"), 25),
+        (errors_of("site/control/client.py", "site/keys.py", "state/lockfile.py", "site/notice_board.py"), 18),
+        (errors_of("site/desk/invitations.py", "site/desk/founding.py"), 15),
+    ],
+    ids=["commands", "status", "amendments", "rules", "site", "desk"],
+)
+def test_no_sentence_of_this_kind_is_english_alone(
+    source: Any, kind: Callable[[Any], Iterator[str]], at_least: int
+) -> None:
+    told = {source.numbered(" ".join(text.split())) for text in kind(source)}
+    told = {text for text in told if says_something(text)}
+    assert len(told) >= at_least
+    assert {text for text in told if catalogue().gettext(text) == text} == set()
+
+
+def test_a_text_without_words_of_its_own_makes_no_half_of_a_sentence_korean() -> None:
+    assert in_korean("3 of 40 (newest: 2.0 s ago)") == "40 중 3 (마지막: 2.0 s 전)"
+    assert in_korean("3 of 40 (newest: never), 1 held for approval") == "40 중 3 (마지막: 없음), 승인 대기 1개"
+    for text in ("a gift of north, who lives far away (he says so)", "one of them (who knows which one)", "one of 3"):
+        assert in_korean(text) == text
+
+
+def test_blanks_around_and_within_a_text_do_not_hide_it() -> None:
+    assert in_korean("  signed by north, south; 2 of 3 needed sites have signed; missing among: east") == (
+        "  서명한 기관: north, south. 필요한 3곳 중 2곳이 서명했습니다. 아직 서명하지 않은 기관: east"
+    )
+    assert in_korean("5 of other sites  (never)") == "다른 기관의 엔트리 5개 (없음)"
+    assert in_korean("  ") == "  "
+    # What stands before a colon belongs to no number behind it.
+    assert in_korean("/srv/a.toml: 0 of 2 needed sites have signed; missing among: east") == (
+        "/srv/a.toml: 필요한 2곳 중 0곳이 서명했습니다. 아직 서명하지 않은 기관: east"
+    )
+    assert in_korean("/srv/a.toml: of no kind that is known") == "/srv/a.toml: of no kind that is known"
+
+
+def test_every_counter_of_the_membership_and_every_kind_of_what_left_is_korean() -> None:
+    names = [field.name.replace("_", " ") for field in dataclasses.fields(MembershipCounters)]
+    for text in (*names, *KINDS.values(), OTHER):
+        assert HANGUL.search(in_korean(text)), text
 
 
 def test_a_filled_in_text_is_found_with_its_fields_as_they_are(source: Any) -> None:
