@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from benchmarks.parts.inprocess import site_weights
 from benchmarks.parts.weighing import Weighing, key_of
 from kmel_p2p.core.ledger.harm.judgement import LOOKS, TOLD_AFTER, Judgement
+from kmel_p2p.core.ledger.harm.panel import ALONE_BELOW, TOLD_OF
 from kmel_p2p.core.ledger.harm.parts import windows
 from kmel_p2p.core.ledger.harm.suspensions import votes_needed
+from kmel_p2p.core.ledger.harm.turning import TURNED, Turning
 from kmel_p2p.core.rounds.looks import EndpointLook, Look
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
@@ -210,6 +212,7 @@ def _look(
 ) -> None:
     """Every honest site looks at every other author that still counts."""
     count = len(meters)
+    turned = [_cosine(entries) < TURNED for entries in log]
     for voter in range(count):
         if voter in bad:
             continue
@@ -220,17 +223,29 @@ def _look(
             firsts = {1: run.added[author]}
             for first in windows(1, entry)[1:]:
                 firsts[first] = np.sum(log[author][first - 1 :], axis=0)
-            looks = {}
+            looks, key, book = {}, key_of(author), weighings[voter].book
+            since = book.declining_since(key, 1) if turned[author] else None
             for first, part in firsts.items():
                 effects = meters[voter].effects(whole, (run.trunk - part).astype(np.float32))
                 parts = {p: EndpointLook(e.compounds, e.loss, e.without, e.error) for p, e in effects.items()}
-                key = key_of(author)
-                looks[first] = Look(key, first, entry, parts, weighings[voter].book.raised_loss(key))
-            look, times = judges[voter].weigh(looks)
-            if times >= TOLD_AFTER:
+                looks[first] = Look(key, first, entry, parts, book.raised_loss(key), book.spoilt(key), since)
+            found = judges[voter].weigh(looks)
+            if found.harmful >= LOOKS:
+                votes[author].setdefault(voter, found.look.first)
+            elif judges[voter].quiet(key) >= LOOKS:
+                votes[author].pop(voter, None)
+            believed = found.turned or count - 1 < ALONE_BELOW or votes[author].keys() - {voter}
+            if (found.harmful >= TOLD_AFTER and believed) or len(votes[author]) >= TOLD_OF:
                 run.alarms.setdefault(author, entry)
-            if times >= LOOKS:
-                votes[author][voter] = min(look.first, votes[author].get(voter, look.first))
+
+
+def _cosine(entries: Sequence[NDArray[np.float32]]) -> float:
+    """Of an author's newest entries with those before."""
+    turning = Turning(len(entries[-1]), len(entries))
+    for entry in reversed(entries):
+        positions = np.flatnonzero(entry)
+        turning.add(positions, entry[positions])
+    return turning.cosine
 
 
 def _chunk_sizes(size: int) -> list[int]:

@@ -256,7 +256,7 @@ class Daemon:
         parts.push_async_callback(control.close)
         looks = TrunkLooks(
             state_dir, lambda turn: self._mode.trunks_without(self._site, averaging, turn), self._trainer.examine,
-            self._driver.command, self._measuring.book.raised_loss, whole_trunk,
+            self._driver.command, self._measuring.book, whole_trunk,
         )  # fmt: skip
         answers = TrainerAnswers(
             activity=self._activity,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,22 +35,26 @@ BAD = 3
 MAJORITY = {"suspension_quorum": "majority"}
 
 
-def training(sites: int, seed: int, entries: int = 30, conditions: Conditions = LOSSY) -> LedgerFederation:
+def training(
+    sites: int, seed: int, entries: int = 30, conditions: Conditions = LOSSY, author: int = BAD
+) -> LedgerFederation:
     kept = {"entry_limit": entries, "retain_entries": 512, **MAJORITY}
     world = toy_world(sites, kept, step_us=lambda index: SECOND // 10, conditions=conditions)
     made = LedgerFederation(world, seed)
     made.start_all()
-    assert made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[BAD].key) >= 4)
+    assert made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[author].key) >= 4)
     return made
 
 
-def look(made: LedgerFederation, at: int, author: int, first: int = 1, harm: float = 1.0, times: int = 3) -> None:
-    """Site `at` sees harm in an author's entries, at several entries one after the other."""
+def look(
+    made: LedgerFederation, at: int, author: int, first: int = 1, harm: float = 1.0, times: int = 3, **found: Any
+) -> None:
+    """Site `at` sees harm in an author's entries, several one after the other. `found`: more of its looks."""
     key, ledger = made.sites[author].key, made.averaging(at).ledger
     for _ in range(times):
         number = ledger.head(key)
         part = EndpointLook(100, 1.0 + harm, 1.0, 0.05)
-        made.network.command(made.host(at), Looked((Look(key, first, number, {0: part}),)))
+        made.network.command(made.host(at), Looked((Look(key, first, number, {0: part}, **found),)))
         # The next look is at something new only if the author published meanwhile.
         made.run(10 * SECOND, until=partial(_is_further, made, at, author, number))
 
@@ -204,22 +209,56 @@ def test_one_hostile_site_suspends_nobody_whatever_it_signs() -> None:
     assert len(made.digests()) == 1
 
 
-def test_two_looks_are_told_and_neither_they_nor_a_small_effect_vote_anybody_out() -> None:
+def test_two_looks_and_the_vote_of_another_site_are_told_and_a_small_effect_votes_nobody_out() -> None:
     made = training(4, 10, conditions=Conditions())
     look(made, 0, BAD, times=2)
     look(made, 1, BAD, times=4, harm=0.12)
     look(made, 2, BAD, times=1)
     made.run(5 * SECOND)
     assert suspended(made) == {None}
-    told = made.events(0, HarmSeen)
-    assert told
-    assert told[0].changes == {0: pytest.approx(1.0)}  # type: ignore[attr-defined]
     assert all(len(made.averaging(index).ledger.votes) == 0 for index in range(4))
+    # What one of three sites sees alone may be that its chemistry is another.
+    assert not any(made.events(index, HarmSeen) for index in range(4))
+    look(made, 2, BAD, times=2)
+    made.run(5 * SECOND)
+    assert suspended(made) == {None}
+    (told,) = made.events(0, HarmSeen)
+    assert told.changes == {0: pytest.approx(1.0)}  # type: ignore[attr-defined]
+    assert not made.events(1, HarmSeen)
     look(made, 0, BAD, times=1, harm=0.0)
-    look(made, 1, BAD, times=1, harm=0.0)
+    look(made, 2, BAD, times=3, harm=0.0)
     made.run(20 * SECOND)
     assert made.events(0, HarmGone)
+
+
+def test_in_a_federation_of_three_what_one_site_sees_is_told() -> None:
+    made = training(3, 14, conditions=Conditions(), author=2)
+    look(made, 0, 2, times=2)
+    (told,) = made.events(0, HarmSeen)
+    assert (told.others, told.sites) == (2, ())  # type: ignore[attr-defined]
     assert np.isfinite(made.averaging(0).trunk()).all()
+
+
+def test_who_spoilt_the_trunk_along_the_way_is_voted_out_though_it_seems_indispensable_by_now() -> None:
+    made = training(4, 12, conditions=Conditions())
+    look(made, 0, BAD, harm=-0.5, spoilt=True)
+    made.run(5 * SECOND)
+    # One site alone votes, and tells nobody.
+    assert made.sites[0].key in made.averaging(1).ledger.votes.against(made.sites[BAD].key)
+    assert not any(made.events(index, HarmSeen) for index in range(4))
+    look(made, 1, BAD, harm=-0.5, spoilt=True)
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {1})
+
+
+def test_who_turned_is_told_of_at_once_and_voted_out_from_there_on() -> None:
+    made = training(4, 13, conditions=Conditions())
+    look(made, 0, BAD, harm=-0.5, times=1, raised=False, turned_since=4)
+    (told,) = made.events(0, HarmSeen)
+    assert (told.first, told.here, told.changes) == (4, True, {})  # type: ignore[attr-defined]
+    assert len(made.averaging(0).ledger.votes) == 0
+    for voter in (0, 1):
+        look(made, voter, BAD, harm=-0.5, times=2, raised=False, turned_since=4)
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {4})
 
 
 def test_a_late_vote_that_reaches_below_what_is_compacted_halts_nobody() -> None:

@@ -225,11 +225,13 @@ class HarmSeen(Event):
     """The entry from which on."""
     changes: dict[int, float]
     """Assay endpoint (place in the charter) -> by how much the trunk errs more with them on this site's held-out
-    compounds, as a share of the loss; empty where this site sees nothing."""
+    compounds, as a share of the loss; empty where this site sees nothing, or only by what they did as they came."""
     sites: tuple[SiteKey, ...]
     """Sites whose newest vote says that they do harm."""
     others: int
     """Sites that may vote about this author."""
+    here: bool = True
+    """Whether this site sees it."""
 
 
 @dataclass(frozen=True, slots=True)

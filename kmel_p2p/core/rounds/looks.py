@@ -13,16 +13,21 @@ from kmel_p2p.agreement.identity import SiteKey
 
 @dataclass(frozen=True, slots=True)
 class TrunkPart:
-    """Entries `first` to `number` of an author."""
+    """Entries `first` to `number` of an author.
+
+    Attributes:
+        cosine: of the newest of them with the oldest; 1 where they are few. Below zero, they take back what it gave.
+    """
 
     author: SiteKey
     first: int
     number: int
+    cosine: float = 1.0
 
 
 Trunks = Callable[[], Iterator[tuple[TrunkPart | None, NDArray[np.float32]]]]
 """Work for another thread: first the trunk, then without each part in turn, float32[d]; one after the other, so that
-two of them are in memory at most."""
+two of them are in memory at most, beside what an author's entries moved lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,9 @@ class Look:
 
     Attributes:
         raised: whether all its entries together, followed along the trunk's way, made this site's loss larger.
+        spoilt: whether they never helped, and made it larger by a good part of it and beyond chance.
+        turned_since: of an author that takes back what it gave: the entry since which it made the loss larger, however
+            much it gave before; None: it did not.
     """
 
     author: SiteKey
@@ -55,6 +63,8 @@ class Look:
     number: int
     parts: Mapping[int, EndpointLook]
     raised: bool = True
+    spoilt: bool = False
+    turned_since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

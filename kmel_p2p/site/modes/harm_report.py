@@ -58,6 +58,8 @@ def harm_text(event: HarmSeen, notes: Notes) -> str:
     """The alarm in words."""
     name = notes.name(event.author)
     saying = f"{len(event.sites)} of {event.others} sites say so"
+    if not event.changes and event.here:
+        return f"entries of {name} from {event.first} on made your loss larger as they came: {saying}. {_advice(name)}"
     if not event.changes:
         return f"entries of {name} from {event.first} on do harm: {saying}; this site sees none. {_advice(name)}"
     seen = ", ".join(f"{100 * change:.0f} % more on your {notes.endpoint(place)} compounds"

@@ -29,6 +29,23 @@ T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57}
 """Number of groups -> how many standard errors of the mean a 95 % interval reaches (Student's t)."""
 
 
+SPOILT = 0.1
+"""Part of the present loss by which an author that never helped must have made it larger to have spoilt it."""
+
+SPOILT_ERRORS = 2.0
+"""Standard errors by which it must."""
+
+EARLY = 3
+"""Number up to which an entry is one of an author's first."""
+
+SOON = 16
+"""Entry of an author up to which it is asked whether it never helped: of honest ones that measured other assay
+endpoints, some do not help either, but take longer to do harm."""
+
+DECLINE = 0.05
+"""Part of the present loss by which an author's entries must have made it larger."""
+
+
 @dataclass(slots=True)
 class AuthorSums:
     """Of one author.
@@ -69,6 +86,32 @@ class Span:
         return joined
 
 
+@dataclass(slots=True)
+class Decline:
+    """What an author's entries did since they last had the loss as small as it came by them.
+
+    A cumulative sum that begins anew wherever it would be above zero (Page, Biometrika 41, 1954): what the author gave
+    before does not hide it.
+
+    Attributes:
+        first, number: the first of these entries, and the newest.
+        early: whether it was among the first ones of all authors.
+        worth: place of the assay endpoint -> by group of compounds; together below zero.
+    """
+
+    first: int
+    early: bool = False
+    number: int = 0
+    worth: dict[int, list[float]] = field(default_factory=dict)
+
+    def add(self, number: int, new: Mapping[int, list[float]]) -> bool:
+        """Go on up to entry `number`; whether the sum is still below zero."""
+        self.number = number
+        for place, groups in new.items():
+            self.worth[place] = _added(self.worth.get(place, []), groups)
+        return _total(self.worth)[0] < 0
+
+
 @dataclass(frozen=True, slots=True)
 class Worth:
     """A sum with its 95 % interval."""
@@ -97,6 +140,7 @@ class ContributionBook:
         spans: pieces of the run, one after the other.
         reachable: site -> samples in which it was reachable, and samples in all.
         sizes: site -> size class of its data, as it last described itself.
+        declines: author -> since its entries last had the loss as small as it came by them; where that is now, none.
     """
 
     mark: dict[SiteKey, int] = field(default_factory=dict)
@@ -107,6 +151,7 @@ class ContributionBook:
     spans: list[Span] = field(default_factory=list)
     reachable: dict[SiteKey, tuple[int, int]] = field(default_factory=dict)
     sizes: dict[SiteKey, int] = field(default_factory=dict)
+    declines: dict[SiteKey, Decline] = field(default_factory=dict)
 
     def saw(self, site: SiteKey, *, reachable: bool, size_class: int = 0) -> None:
         """Whether another site is reachable at this moment, and how much data it has; 0: it does not say."""
@@ -125,6 +170,7 @@ class ContributionBook:
         self.mark = {**self.mark, **stretch.until}
         self.stretches += 1
         span = Span(sum(part.number - part.first + 1 for part in stretch.parts))
+        early = all(part.first <= EARLY for part in stretch.parts)
         for at, part in enumerate(stretch.parts):
             sums = self.authors.setdefault(part.author, AuthorSums())
             sums.weight += part.weight
@@ -132,10 +178,12 @@ class ContributionBook:
             sums.payload_bytes += part.payload_bytes
             sums.copies += part.copies
             sums.alike += part.alike
-            for place, found in endpoints.items():
-                new = [group[at] for group in found.worth]
-                sums.worth[place] = _added(sums.worth.get(place, []), new)
-                span.worth.setdefault(part.author, {})[place] = new
+            new = {place: [group[at] for group in found.worth] for place, found in endpoints.items()}
+            for place, groups in new.items():
+                sums.worth[place] = _added(sums.worth.get(place, []), groups)
+                span.worth.setdefault(part.author, {})[place] = groups
+            if not self.declines.setdefault(part.author, Decline(part.first, early)).add(part.number, new):
+                del self.declines[part.author]
         self._append(span)
         for place, found in endpoints.items():
             self.compounds[place] = found.compounds
@@ -151,9 +199,38 @@ class ContributionBook:
         """Whether an author's entries, of all assay endpoints together, made the loss larger by more than one standard
         error; not where nothing was measured."""
         sums = self.authors.get(author)
-        found = [groups for groups in (sums.worth.values() if sums is not None else ()) if len(groups) > 1]
-        variance = sum(stdev(groups) ** 2 / len(groups) for groups in found)
-        return sum(map(fmean, found)) < -math.sqrt(variance)
+        total, error = _total(sums.worth if sums is not None else {})
+        return total < -error
+
+    def spoilt(self, author: SiteKey) -> bool:
+        """Whether an author's entries never helped, from the first of the federation on, and soon (`SOON`) made the
+        loss larger by `SPOILT` of what it is now and by `SPOILT_ERRORS`.
+
+        One that joins a trained trunk may never help, and be honest; of it this says nothing.
+        """
+        decline = self.declines.get(author)
+        if decline is None or not decline.early or decline.number > SOON:
+            return False
+        total, error = _total(decline.worth)
+        loss = sum(self.losses[place][1] for place in decline.worth)
+        return total < -max(SPOILT * loss, SPOILT_ERRORS * error)
+
+    def declining_since(self, author: SiteKey, oldest: int) -> int | None:
+        """The entry of an author since which its entries made the loss larger again, by `DECLINE` of it at least; None
+        where they did not.
+
+        Args:
+            oldest: entry from which on its entries are looked at. A decline that began before begins anew: an amendment
+                may have decided about these entries.
+        """
+        decline = self.declines.get(author)
+        if decline is None:
+            return None
+        if decline.first < oldest:
+            del self.declines[author]
+            return None
+        loss = sum(self.losses[place][1] for place in decline.worth)
+        return decline.first if -_total(decline.worth)[0] >= DECLINE * loss else None
 
     def late(self, author: SiteKey, place: int) -> Worth | None:
         """The same over the second half of the run, by entries; None where nothing was measured of it.
@@ -206,6 +283,7 @@ class ContributionBook:
             ],
             "reachable": {key.hex(): counts for key, counts in self.reachable.items()},
             "sizes": {key.hex(): size for key, size in self.sizes.items()},
+            "declines": {key.hex(): asdict(decline) for key, decline in self.declines.items()},
         }
         return json.dumps(plain).encode()
 
@@ -234,6 +312,13 @@ class ContributionBook:
                 ],
                 {_key(key): (int(up), int(samples)) for key, (up, samples) in raw["reachable"].items()},
                 {_key(key): int(size) for key, size in raw["sizes"].items()},
+                # Earlier versions kept none.
+                {
+                    _key(key): Decline(
+                        int(each["first"]), bool(each["early"]), int(each["number"]), _worth(each["worth"])
+                    )
+                    for key, each in raw.get("declines", {}).items()
+                },
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
@@ -251,6 +336,16 @@ def _key(text: str) -> SiteKey:
 
 def _worth(raw: Mapping[str, Any]) -> dict[int, list[float]]:
     return {int(place): [float(value) for value in groups] for place, groups in raw.items()}
+
+
+def _decline(raw: Mapping[str, Any]) -> Decline:
+    return Decline(int(raw["first"]), bool(raw["early"]), int(raw["number"]), _worth(raw["worth"]))
+
+
+def _total(worth: Mapping[int, list[float]]) -> tuple[float, float]:
+    """Of all assay endpoints together, and its standard error."""
+    found = [groups for groups in worth.values() if len(groups) > 1]
+    return sum(map(fmean, found)), math.sqrt(sum(stdev(groups) ** 2 / len(groups) for groups in found))
 
 
 def _added(one: list[float], other: list[float]) -> list[float]:

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.rounds import EndpointLook, Look, Looked, Trunks
+from kmel_p2p.core.ledger.harm.turning import TURNED
+from kmel_p2p.core.rounds import EndpointLook, Look, Looked, TrunkPart, Trunks
 from kmel_p2p.files import private_directory
 from kmel_p2p.learn.tensor_file import write_vector
 from kmel_p2p.learn.worker import session
@@ -49,6 +50,19 @@ FREE_SHARE = 0.1
 """Of the free disk that the files of one look may take at most."""
 
 
+class Followed(Protocol):
+    """What entries did to this site's loss, followed along the trunk's way."""
+
+    def raised_loss(self, author: SiteKey) -> bool:
+        """Whether all entries of an author together made it larger."""
+
+    def spoilt(self, author: SiteKey) -> bool:
+        """Whether they never helped, and made it larger by a good part of it and beyond chance."""
+
+    def declining_since(self, author: SiteKey, oldest: int) -> int | None:
+        """From which entry on they made it larger again; `oldest`: from which on they are looked at."""
+
+
 class TrunkLooks:
     """See the module docstring.
 
@@ -57,8 +71,7 @@ class TrunkLooks:
         trunks: gives work for another thread (`SiteMode.trunks_without`), or None where there is nothing to see.
         examine: gives the trainer a command.
         command: feeds a command to the protocol.
-        raised: whether an author's entries, followed along the trunk's way, made this site's loss larger
-            (`ContributionBook.raised_loss`).
+        followed: what authors' entries did along the trunk's way (`ContributionBook`).
         whole_trunk: held while trunks are made, so that work on copies of the whole trunk takes turns.
     """
 
@@ -68,10 +81,11 @@ class TrunkLooks:
         trunks: Callable[[int], Trunks | None],
         examine: Callable[[session.Examine], None],
         command: Callable[[Any], None],
-        raised: Callable[[SiteKey], bool],
+        followed: Followed,
         whole_trunk: asyncio.Lock | None = None,
     ) -> None:
-        self._raised = raised
+        self._followed = followed
+        self._whole: dict[SiteKey, TrunkPart] = {}
         self._folder = folder / FOLDER
         self._trunks = trunks
         self._examine = examine
@@ -118,7 +132,13 @@ class TrunkLooks:
 
     def _look(self, effect: session.PartEffect) -> Look:
         part, author = effect.part, SiteKey(effect.part.author)
-        return Look(author, part.first, part.number, _endpoints(effect), self._raised(author))
+        followed, whole = self._followed, self._whole.get(author)
+        since = followed.declining_since(author, whole.first) if whole is not None else None
+        turned = whole is not None and whole.cosine < TURNED
+        # What was compacted cannot be taken out any more, and of what was lifted an amendment has decided.
+        spoilt = whole is not None and whole.first == 1 and followed.spoilt(author)
+        return Look(author, part.first, part.number, _endpoints(effect), followed.raised_loss(author), spoilt,
+                    since if turned else None)  # fmt: skip
 
     async def _begin(self) -> None:
         try:
@@ -128,7 +148,7 @@ class TrunkLooks:
                     self._under_way = False
                     return
                 self._turn += 1
-                examine, self._written_s = await asyncio.to_thread(partial(_write, self._folder, work))
+                examine, self._whole, self._written_s = await asyncio.to_thread(partial(_write, self._folder, work))
                 del work  # with its copy of the trunk's sum
         except (ConfigError, OSError) as error:
             # Nothing depends on a look: a full disk is told by whatever needs it.
@@ -146,25 +166,33 @@ class TrunkLooks:
                 path.unlink()
 
 
-def _write(folder: Path, work: Trunks) -> tuple[session.Examine, float]:
-    """Write the files of a look; also returns the seconds that it took. Stops where they would fill the disk."""
+def _write(folder: Path, work: Trunks) -> tuple[session.Examine, dict[SiteKey, TrunkPart], float]:
+    """Write the files of a look; stops where they would fill the disk.
+
+    Returns:
+        what the trainer is asked, the longest part of each author, and the seconds that it took.
+    """
     began = time.monotonic()
     private_directory(folder)
     whole = folder / "trunk.f32"
     parts: list[session.PartFile] = []
+    longest: dict[SiteKey, TrunkPart] = {}
     room = FREE_SHARE * shutil.disk_usage(folder).free
     for place, (part, trunk) in enumerate(work()):
         room -= trunk.nbytes
         if room < 0:
             if not parts:
                 raise ConfigError(f"{folder}: the disk has too little room left for the files of a look")
+            if part is not None:
+                longest.pop(part.author, None)  # its whole one is still to come
             break
         path = whole if part is None else folder / f"without-{place}.f32"
         write_vector(path, trunk)
         if part is not None:
             parts.append(session.PartFile(bytes(part.author), part.first, part.number, path))
+            longest[part.author] = part  # the whole one comes last
         del trunk  # before the next one is made
-    return session.Examine(whole, tuple(parts)), time.monotonic() - began
+    return session.Examine(whole, tuple(parts)), longest, time.monotonic() - began
 
 
 def _endpoints(effect: session.PartEffect) -> dict[int, EndpointLook]:

@@ -6,12 +6,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.harm.judgement import LOOKS, Judgement, harm_of, size_of
+from kmel_p2p.core.ledger.harm.judgement import (
+    LOOKS,
+    TOLD_AFTER,
+    TURNED_COUNTS,
+    AuthorFinding,
+    Judgement,
+    harm_of,
+    size_of,
+)
 from kmel_p2p.core.ledger.harm.parts import WINDOW, trunks_without, windows
+from kmel_p2p.core.ledger.harm.turning import NEWEST, TURNED, Turning
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.rules import Rules
@@ -69,25 +80,97 @@ def test_the_size_of_an_effect_is_coarse_and_zero_where_chance_explains_it(found
 
 def test_harm_is_proved_by_looks_one_after_the_other_at_new_entries() -> None:
     judgement = Judgement()
-    counts = [judgement.weigh({1: look(1.5, number=n)})[1] for n in (2, 2, 3)]
+    counts = [judgement.weigh({1: look(1.5, number=n)}).harmful for n in (2, 2, 3)]
     assert counts == [1, 1, 2]
-    assert judgement.weigh({1: look(1.01, number=4)})[1] == 0
-    assert [judgement.weigh({1: look(1.5, number=n)})[1] for n in (5, 6, 7)] == [1, 2, LOOKS]
+    assert judgement.weigh({1: look(1.01, number=4)}).harmful == 0
+    assert [judgement.weigh({1: look(1.5, number=n)}).harmful for n in (5, 6, 7)] == [1, 2, LOOKS]
 
 
 def test_there_is_no_harm_where_all_entries_together_made_the_loss_smaller_on_the_way() -> None:
     judgement = Judgement()
     helped = [replace(look(1.5, number=n), raised=False) for n in (2, 3, 4, 5)]
-    assert [judgement.weigh({1: one}) for one in helped] == [(one, 0) for one in helped]
+    assert [judgement.weigh({1: one}) for one in helped] == [AuthorFinding(one, 0, False) for one in helped]
     assert judgement.quiet(AUTHOR) == 4
     # Such a look breaks a series of harmful ones, too.
-    counts = [judgement.weigh({1: one})[1] for one in (look(1.5, number=6), helped[0], look(1.5, number=7))]
+    counts = [judgement.weigh({1: one}).harmful for one in (look(1.5, number=6), helped[0], look(1.5, number=7))]
     assert counts == [1, 0, 1]
+
+
+def test_who_turns_is_found_however_much_it_gave_before() -> None:
+    judgement = Judgement()
+    turned = [replace(look(0.5, number=n), raised=False, turned_since=13) for n in (16, 16, 18)]
+    found = [judgement.weigh({1: one, 9: replace(one, first=9)}) for one in turned]
+    assert all(each.turned for each in found)
+    assert [each.harmful for each in found] == [TURNED_COUNTS, TURNED_COUNTS, 2 * TURNED_COUNTS]
+    assert TOLD_AFTER <= TURNED_COUNTS < LOOKS <= 2 * TURNED_COUNTS
+    # Only what came since speaks against it.
+    assert {each.look.first for each in found} == {13}
+    assert judgement.weigh({1: replace(turned[0], number=19, turned_since=None)}).harmful == 0
+
+
+def test_who_spoilt_more_than_it_gave_is_found_though_the_trunk_is_worse_without_it() -> None:
+    judgement = Judgement()
+    # The others have trained against it meanwhile: without it, the trunk is worse.
+    spoilt = [replace(look(0.5, number=n), spoilt=True) for n in (10, 13, 16)]
+    found = [judgement.weigh({1: one, 9: replace(one, first=9)}) for one in spoilt]
+    assert [each.harmful for each in found] == [1, 2, LOOKS]
+    assert not any(each.turned for each in found)
+    assert {each.look.first for each in found} == {1}
+    # All that it gave speaks against it, also where it turned on the way.
+    both = replace(spoilt[0], number=19, turned_since=13)
+    assert judgement.weigh({1: both}).look.first == 1
+
+
+def authored(entries: list[list[float]]) -> float:
+    """The cosine that `Turning` finds of an author's entries, given from the oldest to the newest."""
+    turning = Turning(len(entries[0]), len(entries))
+    for entry in reversed(entries):
+        values = np.array(entry)
+        turning.add(np.flatnonzero(values), values[np.flatnonzero(values)])
+    return turning.cosine
+
+
+def test_who_takes_back_what_it_gave_is_told_from_who_goes_on() -> None:
+    forth = [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]] * 2
+    assert authored(forth * 2) > 0.5
+    back = [[-value for value in entry] for entry in forth]
+    assert authored([*forth, *back]) == pytest.approx(-authored(forth * 2))
+    assert authored([*forth, *back]) < TURNED
+    assert authored(back * 2) == pytest.approx(authored(forth * 2)), "against everybody from the start is no turn"
+    # Something new altogether is neither; and of too few entries nothing is said.
+    assert authored([[0.0, 0.0, 1.0]] * NEWEST + [[1.0, 0.0, 0.0]] * NEWEST) == 0.0
+    assert authored([*forth[1:], *back]) == 1.0
+    # Who turned some time ago is still told: its newest entries are compared with its oldest.
+    assert authored([*forth, *forth, *back, *back]) == pytest.approx(authored([*forth, *forth]) * -1, rel=0.5)
+    assert authored([*forth, *forth, *back, *back]) < TURNED
+
+
+def test_a_look_tells_of_an_author_whose_entries_take_back_its_earlier_ones() -> None:
+    sites = identities(3)
+    ledger = new_ledger(sites)
+    for number in range(1, 2 * NEWEST + 1):
+        for index, site in enumerate(sites):
+            ledger.offer(next_entry(site, ledger, 1000 + number, index))
+    log = ledger.accepted.log(sites[1].key).after(0)
+    dense = [entry_values(entry) for entry in log]
+    before, newest = np.sum(dense[:NEWEST], axis=0), np.sum(dense[NEWEST:], axis=0)
+    norm = np.linalg.norm(newest) * sum(float(one @ one) for one in dense[:NEWEST]) ** 0.5
+    work = trunks_without(ledger, sites[0].key, PlainCodec(), 0)
+    assert work is not None
+    found = {part.author: part.cosine for part, _ in work() if part is not None and part.first == 1}
+    assert found[sites[1].key] == pytest.approx(float(newest @ before) / norm, rel=1e-4)
+
+
+def entry_values(entry: Entry) -> NDArray[np.float64]:
+    """What one entry adds to the trunk, float64[d]."""
+    alone = Accumulator.from_trunk(np.zeros_like(toy_trunk()))
+    alone.add(PlainCodec().decode(entry.payload), entry.weight, entry.head_weights)
+    return alone.trunk().astype(np.float64)
 
 
 def test_the_window_that_shows_most_harm_is_the_one_told() -> None:
     late = Look(AUTHOR, 9, 14, {0: EndpointLook(50, 2.0, 1.0, 0.01)})
-    assert Judgement().weigh({1: look(0.5), 9: late}) == (late, 1)
+    assert Judgement().weigh({1: look(0.5), 9: late}) == AuthorFinding(late, 1, False)
     assert harm_of(look(0.5)) == 0.0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +25,11 @@ from kmel_p2p.site.trainer.looks import AT_LEAST_S, FOLDER, IN_ADVANCE, SHARE, T
 
 AUTHOR = SiteKey(b"a" * 32)
 PART = TrunkPart(AUTHOR, 2, 7)
+ONES = np.ones(3, np.float32)
 
 
 def trunks() -> Iterator[tuple[TrunkPart | None, NDArray[np.float32]]]:
-    yield None, np.ones(3, np.float32)
+    yield None, ONES
     yield PART, np.zeros(3, np.float32)
 
 
@@ -38,13 +41,25 @@ class Bench:
         self.commands: list[Any] = []
         self.turns: list[int] = []
         self.raised = True
-        self.looks = TrunkLooks(
-            folder, self.trunks, self.asked.append, self.commands.append, lambda author: self.raised
-        )
+        self.spoils = False
+        self.work: Any = trunks
+        self.since: int | None = None
+        self.oldest: list[int] = []
+        self.looks = TrunkLooks(folder, self.trunks, self.asked.append, self.commands.append, self)
+
+    def raised_loss(self, author: SiteKey) -> bool:
+        return self.raised
+
+    def spoilt(self, author: SiteKey) -> bool:
+        return self.spoils
+
+    def declining_since(self, author: SiteKey, oldest: int) -> int | None:
+        self.oldest.append(oldest)
+        return self.since
 
     def trunks(self, turn: int) -> Any:
         self.turns.append(turn)
-        return trunks
+        return self.work
 
     async def round(self, number: int, seconds: float = 1.0) -> None:
         self.looks.trained(seconds, number)
@@ -78,6 +93,41 @@ def test_a_look_goes_to_the_trainer_in_files_and_what_it_found_to_the_protocol(t
         await bench.round(4)
         bench.answer(0.1)
         assert [look.raised for look in bench.commands[-1].looks] == [False]
+        await bench.looks.close()
+
+    asyncio.run(scene())
+
+
+def test_harm_of_who_turned_needs_a_decline_and_entries_that_take_back_what_came_before(tmp_path: Path) -> None:
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+        found = []
+        for number, (since, cosine) in enumerate([(5, 0.1), (None, -0.1), (5, -0.1)], 2):
+            bench.since = since
+            bench.work = partial(iter, [(None, ONES), (replace(PART, cosine=cosine), ONES)])
+            await bench.round(number)
+            bench.answer(0.1)
+            (look,) = bench.commands[-1].looks
+            found.append(look.turned_since)
+        assert found == [None, None, 5]
+        assert bench.oldest == [PART.first] * 3
+        await bench.looks.close()
+
+    asyncio.run(scene())
+
+
+def test_what_an_author_spoilt_counts_where_all_its_entries_are_looked_at(tmp_path: Path) -> None:
+    """After a lift, or once its first ones were compacted, looks begin later, and what it did before is settled."""
+
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+        bench.spoils, found = True, []
+        for number, first in enumerate((1, 2), 2):
+            bench.work = partial(iter, [(None, ONES), (replace(PART, first=first), ONES)])
+            await bench.round(number)
+            bench.answer(0.1)
+            found.append([look.spoilt for look in bench.commands[-1].looks])
+        assert found == [[True], [False]]
         await bench.looks.close()
 
     asyncio.run(scene())

@@ -209,6 +209,9 @@ def test_harm_is_told_in_korean() -> None:
     assert korean.startswith("south의 엔트리 4부터 트렁크의 오차가")
     assert "기관 3곳 중 1곳이 그렇게 말합니다" in korean
     assert "kmel-peer block south" in korean
+    # Seen by what its entries did as they came, and not seen here at all.
+    for here, begin in ((True, "south의 엔트리는 4부터 들어올 때마다"), (False, "south의 엔트리는 4부터 해롭습니다")):
+        assert in_korean(harm_text(dataclasses.replace(event, changes={}, here=here), notes)).startswith(begin)
 
 
 def test_a_wait_is_told_in_korean(monkeypatch: pytest.MonkeyPatch) -> None:

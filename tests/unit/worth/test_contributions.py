@@ -20,7 +20,7 @@ from kmel_p2p.learn.worker import session
 from kmel_p2p.site.observe.contribution import contribution_report
 from kmel_p2p.site.page.contribution_page import WORDS, contribution_page
 from kmel_p2p.site.trainer import contributions as module
-from kmel_p2p.site.trainer.contribution_book import MOST_SPANS, ContributionBook
+from kmel_p2p.site.trainer.contribution_book import EARLY, MOST_SPANS, SOON, ContributionBook
 from kmel_p2p.site.trainer.contributions import FOLDER, SHARE, ContributionMeasuring
 from tests.testbed.peers.site import make_site, make_world
 
@@ -82,6 +82,48 @@ def test_an_author_raised_the_loss_only_where_that_is_sure_over_all_its_entries(
     assert not book.raised_loss(NORTH)
     book.add(unsure, {2: endpoint(-9.0)})
     assert book.raised_loss(NORTH)
+
+
+def test_an_author_spoilt_the_loss_if_it_never_helped_and_made_it_a_good_part_larger_beyond_chance() -> None:
+    # The loss is 0.5. NORTH helped at first and spoils more than it gave; SOUTH spoils too little.
+    book = book_of((0.01, -0.01, -0.1), (-0.9, -0.03, -0.1))
+    assert [book.spoilt(key) for key in (NORTH, SOUTH, WEST)] == [False, False, True]
+    assert all(book.raised_loss(key) for key in (NORTH, SOUTH, WEST))
+    assert ContributionBook.decode(book.encode()).spoilt(WEST)
+    # So much harm takes some honest authors longer.
+    slow = book_of(*[(0.01, 0.0, -0.02)] * (SOON // 4), (0.01, 0.0, -0.02))
+    assert slow.raised_loss(WEST)
+    assert not slow.spoilt(WEST)
+    groups = tuple((value,) for value in (-1.0, 0.1, -0.2, 0.3, -0.9, 0.3))
+    unsure = Stretch({NORTH: 1}, np.zeros(1, np.float32), (one_part(NORTH, 1, 1),))
+    book = ContributionBook()
+    assert not book.spoilt(NORTH)
+    book.add(unsure, {0: session.EndpointWorth(60, 0.5, groups)})
+    assert not book.spoilt(NORTH)
+
+
+def test_who_joins_a_trained_trunk_and_does_not_help_is_not_said_to_have_spoilt_it() -> None:
+    parts = (one_part(SOUTH, EARLY + 1, EARLY + 1), one_part(NORTH, 1, 1))
+    late = Stretch({SOUTH: EARLY + 1, NORTH: 1}, np.zeros(1, np.float32), parts)
+    book = ContributionBook()
+    book.add(late, {0: endpoint(0.1, -0.4)})
+    assert book.raised_loss(NORTH)
+    assert not book.spoilt(NORTH)
+
+
+def test_a_decline_is_told_however_much_an_author_gave_before_and_begins_anew_where_it_is_made_good() -> None:
+    book = book_of((5.0, 0.1, -0.1), (5.0, -0.01, 0.2), (-0.02, -0.005, 0.0), (-0.03, -0.005, 0.0))
+    # Less than a twentieth of the loss, which is one half, is none; what SOUTH lost is, by now, three hundredths.
+    assert [book.declining_since(key, 1) for key in (NORTH, SOUTH, WEST)] == [9, None, None]
+    assert ContributionBook.decode(book.encode()) == book
+    assert not book.raised_loss(NORTH)
+    # Where what it lost is made good, or what it published is looked at from a later entry on, it begins anew.
+    assert book.declining_since(NORTH, 10) is None
+    assert book.declining_since(NORTH, 1) is None
+    assert ContributionBook().declining_since(NORTH, 1) is None
+    plain = json.loads(book.encode())
+    del plain["declines"]
+    assert ContributionBook.decode(json.dumps(plain).encode()).declines == {}
 
 
 def test_the_second_half_of_a_long_run_is_told_apart_in_bounded_space() -> None:

@@ -9,6 +9,15 @@ it may be better by chance of where they stood; of 49 honest federations of four
 But an honest author makes the others' loss smaller at first, and one that sends harm never does. So no harm is found
 where an author's entries, followed along the trunk's way (`core.ledger.worth`), did not make the loss larger in sum.
 
+Taking entries out stops showing harm once the others have trained against them. Along the way it stays. At the start
+of a federation honest entries help. Whose entries never did, and soon spoilt a good part of the loss beyond chance,
+does harm.
+
+Who turns bad later has given much before. Along the way each of its entries makes the loss larger, but so do those of
+honest authors that pull the trunk their own way. What parts the two is what the entries themselves say: an honest
+author goes on as it began, one that turned takes back what it gave (`turning`). So harm is also found where an author
+does both: takes back what it gave, and makes this site's loss larger by it.
+
 An author that looks indispensable need not be: without one of few authors the trunk is a network that nobody trained.
 So looks tell harm, not merit.
 """
@@ -16,10 +25,13 @@ So looks tell harm, not merit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.rounds.looks import EndpointLook, Look
+
+TURNED_COUNTS = 2
+"""For so many looks counts one that finds that an author turned: chance turns no entries round."""
 
 FEWEST_COMPOUNDS = 20
 """Held-out compounds with a value of an assay endpoint; with fewer, a look says nothing of it."""
@@ -34,7 +46,7 @@ SURE = 2.0
 """Standard errors that an effect must exceed."""
 
 TOLD_AFTER = 2
-"""Looks one after the other that must find the harm before anybody is told."""
+"""Looks one after the other that must find the harm before people may be told."""
 
 LOOKS = 3
 """Looks one after the other that prove it."""
@@ -67,6 +79,21 @@ def harm_of(look: Look) -> float:
     return apart / without if without > 0 and apart > SURE * error else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class AuthorFinding:
+    """What looks at an author say so far.
+
+    Attributes:
+        look: the one that tells most, from the first entry that it speaks against.
+        harmful: looks one after the other that found harm, with this one; enough of them are a reason for a vote.
+        turned: whether the author turned: chance does not look like that, so people are told of it at once.
+    """
+
+    look: Look
+    harmful: int
+    turned: bool
+
+
 @dataclass(slots=True)
 class _Series:
     """Looks at one author, one after the other, that found harm, or none."""
@@ -86,22 +113,28 @@ class Judgement:
         """An amendment decided for the author: harm has to be proved anew."""
         self._series.pop(author, None)
 
-    def weigh(self, looks: Mapping[int, Look]) -> tuple[Look, int]:
-        """The look that tells most of an author, and how many looks one after the other found harm, with this one.
+    def weigh(self, looks: Mapping[int, Look]) -> AuthorFinding:
+        """What this site makes of an author with these looks.
 
         Args:
             looks: at one author at one time, by first entry; not empty.
         """
-        worst = max(looks.values(), key=lambda look: (harm_of(look), -look.first))
+        worst, whole = max(looks.values(), key=lambda look: (harm_of(look), -look.first)), looks[min(looks)]
         series = self._series.setdefault(worst.author, _Series())
         # The same entries seen again prove nothing new.
         new = worst.number > series.number
         series.number = max(series.number, worst.number)
-        if harm_of(worst) < HARM or not worst.raised:
+        parted, turned = harm_of(worst) >= HARM and worst.raised, whole.turned_since is not None
+        if not (parted or turned or whole.spoilt):
             series.harmful, series.quiet = 0, series.quiet + new
-            return looks[min(looks)], 0
-        series.harmful, series.quiet = series.harmful + new, 0
-        return worst, series.harmful
+            return AuthorFinding(whole, 0, False)
+        counts = new * (TURNED_COUNTS if turned else 1)
+        series.harmful, series.quiet = series.harmful + counts, 0
+        if not parted:
+            # Where it also spoilt the whole, all its entries speak against it.
+            since = whole.first if whole.turned_since is None or whole.spoilt else whole.turned_since
+            worst = replace(whole, first=max(whole.first, since))
+        return AuthorFinding(worst, series.harmful, turned)
 
     def quiet(self, author: SiteKey) -> int:
         """Looks at an author, one after the other, that found no harm."""

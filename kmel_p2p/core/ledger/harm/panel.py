@@ -25,7 +25,7 @@ from kmel_p2p.core.ledger.events import (
     VoteRefused,
 )
 from kmel_p2p.core.ledger.harm.allowance import VoteAllowance
-from kmel_p2p.core.ledger.harm.judgement import LOOKS, TOLD_AFTER, Judgement, change_of, size_of
+from kmel_p2p.core.ledger.harm.judgement import LOOKS, TOLD_AFTER, AuthorFinding, Judgement, change_of, size_of
 from kmel_p2p.core.ledger.harm.suspensions import vote_reach
 from kmel_p2p.core.ledger.harm.vote import HarmVote, cast, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -57,6 +57,11 @@ TOLD_OF = 2
 others, so that a few cannot fill the alarms. Every vote is shown by `status`."""
 
 
+ALONE_BELOW = 3
+"""Where fewer sites than that may vote about an author, what this one sees alone makes an alarm. Else it takes another
+one's vote: an honest author whose chemistry pulls the trunk elsewhere does harm to some site, and to one only."""
+
+
 class Panel:
     """See the module docstring. Effects go to the shared `outbox`."""
 
@@ -78,8 +83,8 @@ class Panel:
         self._rng = rng
         self._changed = changed
         self._judgement = Judgement()
-        self._seen: dict[SiteKey, Look] = {}
-        """Authors in whose entries this site's newest look found harm."""
+        self._seen: dict[SiteKey, AuthorFinding] = {}
+        """Authors in whose entries this site's newest looks found harm."""
         self._told: dict[SiteKey, HarmSeen] = {}
         self._suspended: dict[SiteKey, int] = {}
         self._allowance = VoteAllowance()
@@ -97,12 +102,12 @@ class Panel:
             others = self._ledger.rules.current - {self._identity.key}
             # A look that began before a suspension finds entries that no longer count.
             if author in others and author not in self._ledger.suspended:
-                worst, times = self._judgement.weigh(found)
-                if times >= TOLD_AFTER:
-                    self._seen[author] = worst
-                elif times == 0:
+                finding = self._judgement.weigh(found)
+                if finding.harmful >= TOLD_AFTER:
+                    self._seen[author] = finding
+                elif finding.harmful == 0:
                     self._seen.pop(author, None)
-                self._vote(worst, times)
+                self._vote(finding.look, finding.harmful)
         self.turn()
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
@@ -251,11 +256,14 @@ class Panel:
     def _tell(self, author: SiteKey) -> None:
         """Tell the operator what this site and others see in an author's entries, when it changed."""
         ledger = self._ledger
-        look = self._seen.get(author) if author not in ledger.suspended else None
         current = ledger.rules.current
+        others = current - {author}
         voters = {voter: vote for voter, vote in ledger.votes.against(author).items() if voter in current}
-        told = self._told.get(author)
-        if look is None and len(voters) < max(TOLD_OF, len(current - {author}) // 4):
+        told, finding, look = self._told.get(author), self._seen.get(author), None
+        if finding is not None and author not in ledger.suspended:
+            believed = finding.turned or len(others) < ALONE_BELOW or voters.keys() - {self._identity.key}
+            look = finding.look if believed else None
+        if look is None and len(voters) < max(TOLD_OF, len(others) // 4):
             if told is not None:
                 del self._told[author]
                 self._outbox.append(Emit(HarmGone(author)))
@@ -263,8 +271,11 @@ class Panel:
         parts = look.parts if look is not None else {}
         changes = {place: change_of(part) for place, part in parts.items() if size_of(part) > 0}
         first = look.first if look is not None else min(vote.first for vote in voters.values())
-        seen = HarmSeen(author, first, changes, tuple(voters), len(current - {author}))
-        coarse = [(event.first, tuple(event.changes), event.sites) for event in (told, seen) if event is not None]
+        here = look is not None or self._identity.key in voters
+        seen = HarmSeen(author, first, changes, tuple(voters), len(others), here)
+        coarse = [
+            (event.first, tuple(event.changes), event.sites, event.here) for event in (told, seen) if event is not None
+        ]
         if told is None or coarse[0] != coarse[1]:
             self._told[author] = seen
             self._outbox.append(Emit(seen))
