@@ -182,7 +182,8 @@ class Terminal:
 class Reader:
     """Somebody who follows a page, in `folder`, on one machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, modules: str = "") -> None:
+        """`modules`: PYTHONPATH beside the project's own place."""
         self.folder = folder / "reader"
         self.folder.mkdir()
         program = folder / "bin" / "kmel-peer"
@@ -194,7 +195,7 @@ class Reader:
         self._environment = {
             **spoken,
             "PATH": path,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, (modules, str(ROOT)))),
             "LANG": "C.UTF-8",
             "COLUMNS": "80",
             "NO_COLOR": "1",

@@ -17,6 +17,7 @@ from benchmarks.parts.measure import ROOT
 from kmel_p2p.learn.stack import learners
 from tests.support.namespaces import require_namespaces
 from tests.support.public_files import write_public_files
+from tests.support.small_learners import make_learners_small
 from tests.testbed.witness import Figures, Kill
 
 KEYS = {
@@ -110,6 +111,7 @@ def small_learners(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of a smoke run mean nothing, and growing trees is most of what it would do."""
     monkeypatch.setattr(learners, "TREES", (5, 5))
     monkeypatch.setattr(learners, "STAGES", 10)
+    make_learners_small(monkeypatch)
 
 
 @pytest.mark.timeout(300)
