@@ -285,7 +285,8 @@ def test_status_page_metrics_and_terminal_show_the_mode(folders: dict[str, Path]
     shown = console.export_text()
     for text in (
         "pushsum",
-        f"3 of {limit} rounds, 1 held",
+        f"3 of {limit} rounds (newest: ",
+        "), 1 held for approval",
         "4 sent, 2 received",
         "1.50 of its weight",
         "shares for south",
