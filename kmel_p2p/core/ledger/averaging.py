@@ -183,7 +183,7 @@ class LedgerAveraging(NextRound):
             case Persisted(ticket):
                 self._persisted(ticket, now)
             case StoodStill():
-                self._hear_anew(now)
+                self._hear_anew(reasons.STOOD_STILL, now)
 
     def _on_time(self, now: Micros) -> None:
         self.antientropy.advance(now)
@@ -196,7 +196,9 @@ class LedgerAveraging(NextRound):
     def _before_round(self, now: Micros) -> None:
         self.antientropy.states.step_us = self._pacing.step_us
         told = self._members.alive() if self._own_log.asks else ()
-        self._own_log.note(filter(self._has_told_our_log, told), self.antientropy.statements.proved(self._key), now)
+        signed = self.antientropy.statements.proved(self._key)
+        if self._own_log.note(filter(self._has_told_our_log, told), signed, now):
+            self._hear_anew(reasons.NOT_OURS, now)
         self._own_epochs.look(self._members.alive(), self._pause.wait is not None, now)
         self._publish_again()
         was_retired = self._key in self.ledger.accepted.retired
@@ -256,8 +258,8 @@ class LedgerAveraging(NextRound):
         self.antientropy.states.phase = self.phase
         self.antientropy.states.announce()
 
-    def _hear_anew(self, now: Micros) -> None:
-        """This process stood still, and a copy of this site may have run: as after a start."""
+    def _hear_anew(self, why: str, now: Micros) -> None:
+        """A copy of this site may have run, or runs: as after a start. `why`: an entry not sent yet never is."""
         for site in self._members.alive():
             self._forget(site, now)
         self._own_log.hear_anew()
@@ -268,7 +270,7 @@ class LedgerAveraging(NextRound):
             if self._own_epochs.storing:
                 self._own_epochs.storing = False
             else:
-                self._refuse(reasons.STOOD_STILL)
+                self._refuse(why)
 
     def _forget(self, site: SiteKey, now: Micros) -> None:
         self.antientropy.forget(site)

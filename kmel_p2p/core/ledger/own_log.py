@@ -9,7 +9,8 @@ entry with such a number would be a fork, which ends the log. Two things follow 
   still** and goes on is in the same place: a copy of it may have run meanwhile.
 - **A doubt** has no such limit. It begins as soon as an entry of its own comes in that this store did not have, a
   header of one is shown, or the site notices that its store is a copy: then there may be more, and a site that is away
-  may be the only one to hold it. The doubt is stored, for a restart must not end it.
+  may be the only one to hold it. The doubt is stored, for a restart must not end it. Where the site was publishing
+  already, a copy of it is at work: what the others said before counts no more.
 
 An operator can end both.
 """
@@ -73,8 +74,11 @@ class OwnLog:
         """An own entry is stored."""
         self._known = max(self._known, number)
 
-    def note(self, told: Iterable[SiteKey], signed: int, now: Micros) -> None:
+    def note(self, told: Iterable[SiteKey], signed: int, now: Micros) -> bool:
         """Take in whom we heard, and whether own entries came from others.
+
+        Returns whether a copy of this site seems to be at work, so that all must be heard anew: there are entries of it
+        that this process did not make, after the first that it was free to make.
 
         Args:
             told: sites that say what they hold of this log, and have shown what they say.
@@ -87,11 +91,13 @@ class OwnLog:
         self._confirmed = self._confirmed or (self._until_us is not None and now >= self._until_us)
         if self._own in self._ledger.accepted.retired:
             # An amendment cut the log here; the store lost nothing.
-            return
+            return False
         head = self._ledger.head(self._own)
-        if max(head, signed) > self._known and not self._ledger.own_log_in_doubt:
+        news = max(head, signed) > self._known
+        if news and not self._ledger.own_log_in_doubt:
             self._doubt(True)
         self._known = max(head, signed)
+        return news and self._confirmed
 
     def trust(self) -> None:
         """The operator decides to publish without having heard everybody."""
@@ -105,7 +111,7 @@ class OwnLog:
         self._doubt(True)
 
     def hear_anew(self) -> None:
-        """This process stood still: what was heard before may no longer hold."""
+        """This process stood still, or a copy of it is at work: what was heard before may no longer hold."""
         self._heard.clear()
         self._confirmed, self._until_us = False, None
         self._not_heard = NOT_HEARD_ANEW

@@ -16,6 +16,8 @@ NOBODY_ELSE = (
 
 STOOD_STILL = "this machine stood still before the entry was sent, and a copy of it may have sent another one"
 
+NOT_OURS = "entries of this site came in that this process did not make, and a copy of it may have made this one, too"
+
 LOST = "others hold entries of this site that its store lost; fetching them"
 
 SUSPENDED = "suspended by the votes of these sites; an amendment lifts or confirms it"

@@ -121,3 +121,19 @@ def test_after_a_standstill_all_are_heard_anew() -> None:
     toy.log.note([OTHER], 4, 701 * SECOND)
     assert toy.waits_for() is None
     assert toy.stored() == []
+
+
+def test_own_entries_that_come_in_while_it_publishes_are_those_of_a_copy_at_work() -> None:
+    toy = Toy(head=4)
+    assert not toy.log.note([ONE], 7, SECOND)  # not yet free to publish: its store was set back
+    toy.head = 7
+    assert not toy.log.note([OTHER], 7, 2 * SECOND)
+    assert toy.waits_for(signed=7) is None
+    toy.log.published(8)
+    toy.head = 8
+    assert not toy.log.note([], 8, 3 * SECOND)
+    toy.head = 9
+    assert toy.log.note([ONE, OTHER], 9, 4 * SECOND)
+    toy.log.hear_anew()
+    assert toy.waits_for(signed=9) == tuple(sorted((ONE, OTHER)))
+    assert toy.stored() == [True, False, True]
