@@ -24,11 +24,9 @@ import torch
 
 from benchmarks.parts.draft_cases import CASES, Case, drafted, site_datasets
 from benchmarks.parts.measure import at_most, parse, publish, publish_so_far, say, settings_of, this_machine
-from benchmarks.parts.stacked import change_pct, stacked_sites
+from benchmarks.parts.stacked import change_pct, drafted_sites
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.scores import score
-from kmel_p2p.learn.worker.plan import TrainingSettings
-from kmel_p2p.site.loaded_site import architecture_of
 
 GOALS = {"worst_vs_best_local_pct": at_most(2.0)}
 SMOKE: dict[str, Any] = {"only": "caco2", "seeds": 1, "entries": 2, "scored": 1}
@@ -38,23 +36,8 @@ def run(arguments: argparse.Namespace, case: Case, seed: int, cache: StructureCa
     """Scores of one federation: a row for each site that has test compounds."""
     charter = drafted(case)
     data = site_datasets(arguments.data, case, charter, seed, cache, arguments.workers)
-    settings = [
-        TrainingSettings(
-            **dict(charter.training),
-            seed=1000 * seed + at,
-            entry_limit=arguments.entries or charter.averaging.entry_limit,
-            steps_per_entry=charter.averaging.steps_per_entry,
-        )
-        for at in range(len(data))
-    ]
-    sites = stacked_sites(
-        architecture_of(charter),
-        data,
-        settings,
-        seed,
-        patience=charter.pace.patience,
-        scored=range(min(len(data), arguments.scored or len(data))),
-        tick=lambda text: say(f"{case.name}, seed {seed}: {text}"),
+    sites = drafted_sites(
+        charter, data, seed, arguments.entries, arguments.scored, lambda text: say(f"{case.name}, seed {seed}: {text}")
     )
     rows = []
     for at, site in enumerate(sites):

@@ -30,7 +30,7 @@ import torch
 from benchmarks.parts.draft_cases import drafted_for
 from benchmarks.parts.measure import at_least, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.silos_data import tdc_rows
-from benchmarks.parts.stacked import StackedSite, stacked_sites
+from benchmarks.parts.stacked import StackedSite, drafted_sites
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.split import Fold
 from kmel_p2p.chem.dataset.partition import series_partition
@@ -41,8 +41,6 @@ from kmel_p2p.learn.predict.answering import parts_of
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.uncertainty import MIN_OF_CLASS, calibrate_stack, class_sets_of
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
-from kmel_p2p.learn.worker.plan import TrainingSettings
-from kmel_p2p.site.loaded_site import architecture_of
 
 GOALS = {"pairs_with_sets": at_least(1.0), "coverage_by_class": at_least(0.87)}
 SMOKE: dict[str, Any] = {"compounds": 12, "sites": 2, "entries": 2, "share": 0.5, "scored": 1}
@@ -150,20 +148,9 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """The pairs of one federation."""
     charter = drafted_for(tuple(SCREENS), arguments.sites, arguments.compounds)
     data = sites_of(arguments, charter, seed)
-    settings = [
-        TrainingSettings(
-            **dict(charter.training),
-            seed=1000 * seed + at,
-            entry_limit=arguments.entries or charter.averaging.entry_limit,
-            steps_per_entry=charter.averaging.steps_per_entry,
-        )
-        for at in range(len(data))
-    ]
-    sites = stacked_sites(
-        architecture_of(charter), data, settings, seed,
-        patience=charter.pace.patience, scored=range(min(len(data), arguments.scored or len(data))),
-        tick=lambda text: say(f"seed {seed}: {text}"),
-    )  # fmt: skip
+    sites = drafted_sites(
+        charter, data, seed, arguments.entries, arguments.scored, lambda text: say(f"seed {seed}: {text}")
+    )
     return [{"seed": seed, **row} for number, site in enumerate(sites) for row in pairs_of(site, number)]
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.parts.inprocess import federate
 from benchmarks.parts.sealed_sums import SealedSums
+from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.learn.evaluate.comparison import Comparison, compare, predictors
 from kmel_p2p.learn.evaluate.scores import scorable
@@ -33,6 +34,7 @@ from kmel_p2p.learn.stack.sides import BEST_LOCAL, STACK
 from kmel_p2p.learn.stack.stack import SiteStack
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.plan import TrainingSettings
+from kmel_p2p.site.loaded_site import architecture_of
 
 NETWORKS = ("local", "federated", "personalised", "hybrid")
 SHOWN = (*NETWORKS, BEST_LOCAL, STACK, CHOSEN)
@@ -144,6 +146,30 @@ def stacked_sites(
             tick(f"site {at} compared")
             found.append(StackedSite(shape, data[at], own, together.entries[at]))
     return found
+
+
+def drafted_sites(
+    charter: Charter, data: Sequence[Dataset], seed: int, entries: int, scored: int, tick: Callable[[str], None]
+) -> list[StackedSite]:
+    """The sites of a federation that trains as its charter's draft says.
+
+    Args:
+        entries: of each site; 0: as many as the charter has.
+        scored: compares only the first so many sites; 0: all.
+    """
+    settings = [
+        TrainingSettings(
+            **dict(charter.training),
+            seed=1000 * seed + at,
+            entry_limit=entries or charter.averaging.entry_limit,
+            steps_per_entry=charter.averaging.steps_per_entry,
+        )
+        for at in range(len(data))
+    ]
+    return stacked_sites(
+        architecture_of(charter), data, settings, seed,
+        patience=charter.pace.patience, scored=range(min(len(data), scored or len(data))), tick=tick,
+    )  # fmt: skip
 
 
 def mean_absolute(endpoint: AssayEndpoint, outputs: NDArray[np.float64], labels: NDArray[np.float32]) -> float:
