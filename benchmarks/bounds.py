@@ -34,7 +34,7 @@ from benchmarks.parts.honest_sites import HONEST, Draw
 from benchmarks.parts.measure import at_most, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.poisoned import Bounds, Poisoned, poisoned
 from benchmarks.parts.silos_data import POLICY
-from benchmarks.parts.stacked import training_settings
+from benchmarks.parts.stacked import training_options, training_settings
 from benchmarks.poison import ATTACKS
 from kmel_p2p.learn.evaluate.losses import log_losses
 from kmel_p2p.learn.evaluate.scores import outputs_in_blocks, scorable
@@ -158,13 +158,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--per-site", type=int, default=240, help="compounds of the largest site and assay endpoint")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=450, help="optimiser steps of each site")
-    parser.add_argument("--entries", type=int, default=30)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 32])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-poison-cache")
+    training_options(parser, steps=450, hidden=(64, 32), cache="kmel-poison-cache")
     arguments = parse(parser, SMOKE, given)
     machine = this_machine()
     torch.set_num_threads(1)

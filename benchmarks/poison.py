@@ -36,7 +36,7 @@ from benchmarks.parts.measure import Goal, at_most, parse, publish, say, setting
 from benchmarks.parts.poisoned import Attack, Bounds, Poisoned, Situation, Vector, poisoned
 from benchmarks.parts.poisoned_peers import PeersRun, errors_of, federate_poisoned
 from benchmarks.parts.silos_data import POLICY
-from benchmarks.parts.stacked import StackedSite, mean_absolute, training_settings
+from benchmarks.parts.stacked import StackedSite, mean_absolute, training_options, training_settings
 from kmel_p2p.learn.evaluate.comparison import compare
 from kmel_p2p.learn.evaluate.scores import outputs_in_blocks, scorable
 from kmel_p2p.learn.models.architecture import Architecture
@@ -283,13 +283,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--cap", type=float, default=1.5, help="the charter's norm_cap")
     parser.add_argument("--per-site", type=int, default=120, help="compounds per site to train on or choose with")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=300, help="optimiser steps of each site")
-    parser.add_argument("--entries", type=int, default=30)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 32])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-poison-cache")
+    training_options(parser, steps=300, hidden=(64, 32), cache="kmel-poison-cache")
     arguments = parse(parser, SMOKE, given)
     machine = this_machine()
     torch.set_num_threads(1)

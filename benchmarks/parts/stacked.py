@@ -88,6 +88,22 @@ class StackedSite:
         }
 
 
+def training_options(parser: argparse.ArgumentParser, *, steps: int, hidden: Sequence[int], cache: str) -> None:
+    """What small federations of one process train, and where structures are kept.
+
+    Args:
+        steps, hidden: unless given.
+        cache: name of the folder among temporary files, unless given.
+    """
+    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps of each site")
+    parser.add_argument("--entries", type=int, default=30)
+    parser.add_argument("--hidden", type=int, nargs="+", default=list(hidden))
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / cache)
+
+
 def training_settings(
     arguments: argparse.Namespace, seed: int, site: int, weight_decay: float = 0.01
 ) -> TrainingSettings:
