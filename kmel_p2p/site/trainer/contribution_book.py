@@ -313,12 +313,7 @@ class ContributionBook:
                 {_key(key): (int(up), int(samples)) for key, (up, samples) in raw["reachable"].items()},
                 {_key(key): int(size) for key, size in raw["sizes"].items()},
                 # Earlier versions kept none.
-                {
-                    _key(key): Decline(
-                        int(each["first"]), bool(each["early"]), int(each["number"]), _worth(each["worth"])
-                    )
-                    for key, each in raw.get("declines", {}).items()
-                },
+                {_key(key): _decline(each) for key, each in raw.get("declines", {}).items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(

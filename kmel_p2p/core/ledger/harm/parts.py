@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.harm.suspensions import vote_reach
-from kmel_p2p.core.ledger.harm.turning import NEWEST, Turning
+from kmel_p2p.core.ledger.harm.turning import Turning
 from kmel_p2p.core.ledger.log.accumulator import SCALE_BITS, weights_at
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -63,7 +63,7 @@ def trunks_without(ledger: Ledger, own: SiteKey, decoder: Decoder, turn: int) ->
         yield None, total.trunk()
         for author, log in entries.items():
             below = list(log)
-            turning = Turning(len(total), len(log)) if len(log) >= 2 * NEWEST else None
+            turning = Turning(len(total), len(log))
             # From the newest window to the whole, so that each entry is decoded once.
             head = log[-1].number if log else 0
             for first in sorted(windows(max(log[0].number, head - reach + 1), head), reverse=True) if log else ():
@@ -71,11 +71,9 @@ def trunks_without(ledger: Ledger, own: SiteKey, decoder: Decoder, turn: int) ->
                     entry: Entry = below.pop()
                     delta = decoder.decode(entry.payload)
                     total.subtract(delta, entry.weight, entry.head_weights)
-                    if turning is not None:
-                        weights = weights_at(delta, entry.weight, entry.head_weights)
-                        turning.add(delta.positions, delta.units * weights * 2.0**-SCALE_BITS)
-                cosine = 1.0 if turning is None else turning.cosine
-                yield TrunkPart(author, first, log[-1].number, cosine), total.trunk()
+                    weights = weights_at(delta, entry.weight, entry.head_weights)
+                    turning.add(delta.positions, delta.units * weights * 2.0**-SCALE_BITS)
+                yield TrunkPart(author, first, log[-1].number, turning.cosine), total.trunk()
             del turning  # It is as long as the trunk.
             # Exact, so that nothing is left of having been without them; a copy would be as long as the trunk.
             for entry in log[len(below) :]:

@@ -27,9 +27,9 @@ class Turning:
 
     def __init__(self, size: int, entries: int) -> None:
         """`size`: values of the trunk; `entries`: that will be taken in."""
-        self._moved = np.zeros(size, np.float32)
-        self._left = entries
         self._enough = entries >= 2 * NEWEST
+        self._moved = np.zeros(size if self._enough else 0, np.float32)
+        self._left = entries
         self._newest, self._oldest = entries - NEWEST, entries // 2
         self._dot = self._squares = 0.0
 
@@ -40,6 +40,8 @@ class Turning:
             positions: int[n], each once.
             values: what it added to them, in a unit that all entries of the author share, float[n].
         """
+        if not self._enough:
+            return
         if self._left > self._newest:
             self._moved[positions] += values
         elif self._left <= self._oldest:
@@ -51,4 +53,4 @@ class Turning:
     def cosine(self) -> float:
         """Of the newest entries with the oldest half; 1 where there are too few."""
         norm = float(np.linalg.norm(self._moved)) * self._squares**0.5
-        return self._dot / norm if self._enough and norm > 0 else 1.0
+        return self._dot / norm if norm > 0 else 1.0
