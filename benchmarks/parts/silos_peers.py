@@ -27,6 +27,7 @@ from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.plan import TrainingSettings
 from kmel_p2p.simulate.config import DataSource, SimulatedCharter, SimulatedEndpoint, Simulation, SitesSection
 from kmel_p2p.simulate.follow import View, collect, follow
+from kmel_p2p.simulate.interrupts import Interrupts
 from kmel_p2p.simulate.sites import create_federation
 
 DEADLINE_S = 3600.0
@@ -48,11 +49,10 @@ def federate_peers(
     folder.mkdir(parents=True)
     parts = [write_table(folder / f"{silo}.csv", part) for silo, part in zip(SILOS, data, strict=True)]
     simulation = simulation_of(shape, SILOS, settings, seed, parts[0])
-    with create_federation(
-        simulation, folder, parts, None, trunk_reference_hash(simulation.charter.features, simulation.model)
-    ) as federation:
+    reference = trunk_reference_hash(simulation.charter.features, simulation.model)
+    with Interrupts() as interrupts, create_federation(simulation, folder, parts, None, reference) as federation:
         federation.start()
-        follow(federation, View(Console(file=sys.stderr)), DEADLINE_S)
+        follow(federation, View(Console(file=sys.stderr)), DEADLINE_S, interrupts)
         finals = collect(federation)
         models = [load_model(federation[silo].state_dir / "model") for silo in SILOS]
     budget = max(final.result["steps"] + final.result["tuning_steps"] for final in finals.values())

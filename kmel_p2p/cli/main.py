@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kmel_p2p.cli.exits import ExitCode, report
+from kmel_p2p.cli.exits import ExitCode, exit_code_of, report
 from kmel_p2p.cli.language import say, speak, translated
 from kmel_p2p.cli.plain_streams import plain_streams
 from kmel_p2p.version import VERSION
@@ -126,8 +126,21 @@ def _invoke(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except Exception as error:
-        return report(error)
+        return report(KeyboardInterrupt() if _interrupted(error) else error)
     return int(code) if isinstance(code, int) else ExitCode.OK
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether a library made this error of an interrupt: pydantic has only its text left, Python 3.11 has it as cause
+    of the error of a class that was being made.
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or (
+            exit_code_of(error) is ExitCode.BUG and KeyboardInterrupt.__name__ in str(error)
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.simulate import SiteFailedError
+from kmel_p2p.simulate.interrupts import Interrupts
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import load_site
@@ -105,11 +106,12 @@ class Final:
     contribution: dict[str, Any]
 
 
-def follow(federation: LocalFederation, watcher: Watcher, deadline_s: float) -> RunRecord:
+def follow(federation: LocalFederation, watcher: Watcher, deadline_s: float, interrupts: Interrupts) -> RunRecord:
     """Watch until every site is complete.
 
     Raises:
         SiteFailedError: a daemon ended, fell silent, reports failure, or time is up; names the site.
+        KeyboardInterrupt: interrupted.
     """
     began = time.monotonic()
     record = RunRecord()
@@ -117,6 +119,7 @@ def follow(federation: LocalFederation, watcher: Watcher, deadline_s: float) -> 
     with watcher:
         while True:
             documents = {site.name: _look(site, record, began, heard) for site in federation}
+            interrupts.check()
             now = time.monotonic()
             watcher.show(documents, now - began)
             if all(document is not None and document.phase is SitePhase.COMPLETE for document in documents.values()):

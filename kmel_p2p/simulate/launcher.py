@@ -6,13 +6,9 @@ trains the pooled model for comparison, and writes `report.json`, `details.json`
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +20,7 @@ from kmel_p2p.simulate.comparison import final_trunks, pooled_model, spread
 from kmel_p2p.simulate.config import Simulation, load_simulation
 from kmel_p2p.simulate.data import DividedData, divide, hand_out
 from kmel_p2p.simulate.follow import View, collect, follow
+from kmel_p2p.simulate.interrupts import Interrupts
 from kmel_p2p.simulate.report import RunOutcome, build_details, build_report, require_agreement, summary, write_report
 from kmel_p2p.simulate.sites import create_federation
 from kmel_p2p.site.modes import mode_of
@@ -62,9 +59,9 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
     console.print(division_table(simulation, divided))
     federation_files = create_federation(simulation, out, divided.parts, divided.test, reference)
     hand_out(divided, policy, [site.state_dir for site in federation_files])
-    with _sigterm_interrupts(), federation_files as federation:
+    with Interrupts() as interrupts, federation_files as federation:
         federation.start()
-        record = follow(federation, View(console), simulation.sites.deadline_s)
+        record = follow(federation, View(console), simulation.sites.deadline_s, interrupts)
         finals = collect(federation)
         state_dirs = {site.name: site.state_dir for site in federation}
     run_s = time.monotonic() - began
@@ -131,17 +128,3 @@ def division_table(simulation: Simulation, divided: DividedData) -> Table:
         "elsewhere too: scaffolds that another site holds; nearest: mean similarity to the nearest neighbour"
     )
     return table
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that no process is left behind."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -25,6 +25,7 @@ from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.config import load_simulation
 from kmel_p2p.simulate.data import _read, divide, hand_out
 from kmel_p2p.simulate.follow import follow
+from kmel_p2p.simulate.interrupts import Interrupts
 from kmel_p2p.simulate.launcher import MARKER, prepare_directory
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation, free_ports
 from kmel_p2p.site.config import load_config
@@ -215,7 +216,7 @@ def test_a_site_that_ends_is_named_with_its_last_lines(config: Path, tmp_path: P
     with programs(config, tmp_path, 'print("the disk is full"); raise SystemExit(3)') as federation:
         federation.start()
         with pytest.raises(SiteFailedError, match=r"'south' ended with code 3(.|\n)*the disk is full"):
-            follow(federation, Silent(), 30.0)
+            follow(federation, Silent(), 30.0, Interrupts())
     assert not any(site.running for site in federation)
 
 
@@ -231,7 +232,7 @@ def test_time_is_limited_and_nothing_stays_behind(config: Path, tmp_path: Path) 
         with pytest.raises(LocalError, match="is already running"):
             federation["north"].start()
         with pytest.raises(SiteFailedError, match=r"not complete after 0.1 s(.|\n)*'north': no answer"):
-            follow(federation, Silent(), 0.1)
+            follow(federation, Silent(), 0.1, Interrupts())
         federation.stop(grace_s=0.3)
         assert federation["north"].exit_code == -signal.SIGTERM
         assert federation["south"].exit_code == -signal.SIGKILL
