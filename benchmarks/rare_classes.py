@@ -6,13 +6,16 @@ different chemistry train under the charter that `kmel-peer charter new` drafts 
 
     python benchmarks/rare_classes.py DATA --json
 
-    pairs_with_sets           of the pairs with at least ten held-out values of each class, the share that has class
-                              sets; `pairs_told` counts these pairs, `pairs` all
+    pairs_with_sets           of the pairs with at least ten values of each class to train on and hold out, the share
+                              that has class sets; `pairs_told` counts these pairs, `pairs` all
     coverage_inactive, coverage_active
                               share of the test compounds of that class whose set at level 0.9 has it, of all pairs
     coverage_by_class         the smaller of the two
 
-Class sets are calibrated per class, on held-out compounds; test compounds have scaffolds of their own.
+    single                    by pair, the share of test compounds' sets with one class
+
+Class sets are calibrated per class, on held-out compounds, or where these have few of a class (`judged`) on all that no
+test compound is among; test compounds have series of their own.
 """
 
 from __future__ import annotations
@@ -37,9 +40,11 @@ from kmel_p2p.chem.dataset.partition import series_partition
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.learn.evaluate.scores import scorable
-from kmel_p2p.learn.predict.answering import parts_of
+from kmel_p2p.learn.predict.answering import ByStack, parts_of
 from kmel_p2p.learn.predict.neighbours import Neighbours
-from kmel_p2p.learn.predict.uncertainty import MIN_OF_CLASS, calibrate_stack, class_sets_of
+from kmel_p2p.learn.predict.stack_file import StoredStack
+from kmel_p2p.learn.predict.uncertainty import calibrate_stack, class_sets_of
+from kmel_p2p.learn.stack.rare_classes import MIN_OF_CLASS
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 
 GOALS = {"pairs_with_sets": at_least(1.0), "coverage_by_class": at_least(0.87)}
@@ -93,28 +98,32 @@ def sites_of(arguments: argparse.Namespace, charter: Charter, seed: int) -> list
         dataset = Dataset(
             charter.assay_endpoints, Inputs(own.counts, own.descriptors), labels[rows],
             np.zeros((len(rows), len(SCREENS)), np.int8), train, valid, test, tuple(own.smiles),
+            series=tuple(own.series),
         )  # fmt: skip
         made.append(dataset.with_calibration(split.apart(own.series)))
     return made
 
 
 def pairs_of(site: StackedSite, number: int) -> list[dict[str, Any]]:
-    """A row for each assay endpoint: held-out values by class, and how many test compounds' sets have their class."""
+    """A row for each assay endpoint: values by class, and how many test compounds' sets have their class."""
     data, stacked = site.data, site.comparison.stacked
     assert stacked is not None, "asked for"
     neighbours = Neighbours.of(data)
     calibrations = calibrate_stack(data, stacked, neighbours)
-    far = neighbours.unusual(data.inputs.bits(data.test))
-    answers = site.stack.chosen(site.stack.sides(data.inputs.rows(data.test)), far)
+    answering = ByStack(StoredStack(site.stack, calibrations), data.untrained(), neighbours)
+    answer = answering.answer(data.inputs.rows(data.test), neighbours.nearest(data.inputs.bits(data.test)))
+    own = np.concatenate([data.train, data.valid, data.calibration])
     rows = []
     for place, (endpoint, held) in enumerate(zip(data.endpoints, stacked.held_out, strict=True)):
         known = scorable(data, data.test, place)
-        labels = data.labels[data.test[known], place]
-        parts = parts_of(calibrations[endpoint.name], far[known])
-        sets, has_set = class_sets_of(parts, answers[known, place], LEVEL)
+        labels, values = data.labels[data.test[known], place], data.labels[own, place]
+        parts = parts_of(calibrations[endpoint.name], answer.far[known])
+        sets, has_set = class_sets_of(parts, answer.judged[known, place], LEVEL)
         row: dict[str, Any] = {"site": number, "endpoint": endpoint.name, "sets": all(own for _, own in parts)}
+        row["judged"] = held.out_of_fold is not None
         for value, name in enumerate(("inactive", "active")):
             which = (labels == value) & has_set
+            row[f"values_{name}"] = int(np.count_nonzero(values == value))
             row[f"held_out_{name}"] = int(np.count_nonzero(held.labels == value))
             row[f"test_{name}"] = int(np.count_nonzero(labels == value))
             row[f"inside_{name}"] = int(sets[which, value].sum())
@@ -125,7 +134,7 @@ def pairs_of(site: StackedSite, number: int) -> list[dict[str, Any]]:
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of all pairs together; NaN where no compound of a class has a set."""
-    told = [row for row in rows if min(row["held_out_inactive"], row["held_out_active"]) >= MIN_OF_CLASS]
+    told = [row for row in rows if min(row["values_inactive"], row["values_active"]) >= MIN_OF_CLASS]
     inside = {
         name: _share(sum(row[f"inside_{name}"] for row in rows), sum(row[f"asked_{name}"] for row in rows))
         for name in ("inactive", "active")

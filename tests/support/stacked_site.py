@@ -60,16 +60,17 @@ class Site:
 
 
 @functools.cache
-def make_site(graph_networks: int = 0) -> Site:
+def make_site(graph_networks: int = 0, active: float = 0.5) -> Site:
     """Train and fit, with few trees and stages: what they predict does not matter much. Made once; change nothing.
 
     Args:
         graph_networks: small ones, trained for a few passes.
+        active: share of class 1.
     """
     table = describe_all(SMILES, POLICY).table
     rng = np.random.default_rng(1)
     signal = np.array([len(smiles) for smiles in SMILES]) / 20 - 1 + 0.1 * rng.normal(size=len(SMILES))
-    labels = np.stack([signal, signal > 0], axis=1).astype(np.float32)
+    labels = np.stack([signal, signal > np.quantile(signal, 1 - active)], axis=1).astype(np.float32)
     order = rng.permutation(len(SMILES))
     data = Dataset(
         ENDPOINTS, Inputs(table.counts, table.descriptors), labels, np.zeros(labels.shape, np.int8),

@@ -152,13 +152,14 @@ def _uncertainty(
         labels: of those.
     """
     output, spread, far = answer.output[known, place], answer.spread[known, place], answer.far[known]
+    told = answer.judged[known, place] if endpoint.kind == "classification" else output
     calibration = model.answering.calibration(endpoint.name)
     # By similarity, as coverage: whether what holds on the whole holds for compounds unlike the site's own.
     groups = {"coverage": np.ones(len(far), bool), "coverage_own": ~far, "coverage_far": far}
     return {
         "foreign": int(far.sum()),
         **{
-            name: coverage(endpoint, parts_of(calibration, far[rows]), output[rows], spread[rows], labels[rows])
+            name: coverage(endpoint, parts_of(calibration, far[rows]), told[rows], spread[rows], labels[rows])
             for name, rows in groups.items()
             if name == "coverage" or min(far.sum(), (~far).sum()) >= MIN_TEST
         },
@@ -247,7 +248,7 @@ def coverage(
 
     Args:
         parts: the compounds by what they are calibrated with.
-        output: float64[n], what the site predicts, as labels or logits.
+        output: float64[n], what intervals or class sets are made from, as labels or logits.
         spread: float64[n], standard deviation of the models' outputs.
         labels: float64[n], measured values.
 

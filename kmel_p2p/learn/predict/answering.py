@@ -34,12 +34,14 @@ class Answer:
         spread: float64[n, E], how much what answers disagrees within itself.
         far: bool[n], compounds less like the site's own.
         outputs: model -> float64[n, E], of those that were computed on the way.
+        judged: float64[n, E], what class sets are made from: `output`, but where few of a class were held out.
     """
 
     output: NDArray[np.float64]
     spread: NDArray[np.float64]
     far: NDArray[np.bool_]
     outputs: Mapping[str, NDArray[np.float64]]
+    judged: NDArray[np.float64]
 
 
 class Answering(Protocol):
@@ -103,7 +105,7 @@ class ByNetworks:
         found = outputs_of(self._predict, self._needed(far), inputs)
         output = answers(found, self._chosen, far, self._untrained)
         spread = disagreement(found) if found.keys() & set(MEMBERS) else np.zeros_like(output)
-        return Answer(output, spread, far, found)
+        return Answer(output, spread, far, found, output)
 
     def outputs(self, inputs: NDArray[np.float32]) -> Mapping[str, NDArray[np.float64]]:
         """Nothing: all models are networks."""
@@ -151,7 +153,9 @@ class ByStack:
         if near is not None and self._neighbours is not None:
             far = self._neighbours.are_unusual(near)
         found = self._stack.outputs(inputs)
-        return Answer(self._stack.chosen(found.sides, far), found.spread, far, found.sides)
+        output = self._stack.chosen(found.sides, far)
+        judged = np.where(np.isnan(found.judged), output, found.judged)
+        return Answer(output, found.spread, far, found.sides, judged)
 
     def outputs(self, inputs: NDArray[np.float32]) -> Mapping[str, NDArray[np.float64]]:
         """All sides."""

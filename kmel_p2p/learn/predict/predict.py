@@ -314,8 +314,9 @@ class Model:
             # Best local knows nothing of an assay endpoint that this site has not measured.
             best_local = None if alone is None or place in self._untrained else alone[:, place]
             columns[endpoint.name] = values_of(
-                endpoint, answer.output[:, place], names, parts, answer.spread[:, place], level, best_local
-            )
+                endpoint, answer.output[:, place], names, parts, answer.spread[:, place], level, best_local,
+                answer.judged[:, place],
+            )  # fmt: skip
         return columns
 
 

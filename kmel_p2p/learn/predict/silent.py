@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kmel_p2p.learn.predict.answering import Answering
 from kmel_p2p.learn.predict.model_directory import Card
-from kmel_p2p.learn.predict.uncertainty import MIN_CALIBRATION, MIN_OF_CLASS, needed
+from kmel_p2p.learn.predict.uncertainty import MIN_CALIBRATION, needed
+from kmel_p2p.learn.stack.rare_classes import MIN_OF_CLASS
 from kmel_p2p.learn.stack.sides import BEST_LOCAL
 
 NOT_WITHOUT_OWN = ("local", "hybrid", BEST_LOCAL)
@@ -48,10 +49,7 @@ def without_intervals(card: Card, answering: Answering, level: float) -> dict[st
         if not known and endpoint.name in card.untrained:
             reasons[endpoint.name] = "this site had no measurements of it to calibrate with"
         elif not known:
-            reasons[endpoint.name] = (
-                f"the model's validation fold had fewer than {MIN_OF_CLASS if classes else MIN_CALIBRATION} values"
-                f"{' of each class' if classes else ''} to calibrate with"
-            )
+            reasons[endpoint.name] = _too_few(classes, stacked=bool(answering.models))
         elif known.values < needed(level):
             # Those like the site's own may have enough.
             some = "for compounds less like this site's own, " if both.own.values >= needed(level) else ""
@@ -61,3 +59,14 @@ def without_intervals(card: Card, answering: Answering, level: float) -> dict[st
                 f"{'sets of classes' if classes else 'intervals'}"
             )
     return reasons
+
+
+def _too_few(classes: bool, stacked: bool) -> str:
+    """`stacked`: the site's stack answers, which calibrates classes with training compounds where it has to."""
+    if classes and stacked:
+        return (
+            f"the site has fewer than {MIN_OF_CLASS} values of each class to train on and hold out together, or one "
+            "series of compounds has nearly all of a class"
+        )
+    few = f"{MIN_OF_CLASS} values of each class" if classes else f"{MIN_CALIBRATION} values"
+    return f"the model's validation fold had fewer than {few} to calibrate with"

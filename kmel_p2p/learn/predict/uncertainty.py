@@ -3,7 +3,8 @@
 Those of a site's stack are cross-conformal (Vovk 2015): every held-out compound calibrates, each predicted with weights
 that were fitted to others of them, so none is kept for calibrating alone. The same compounds chose the networks'
 checkpoints and which side answers, so intervals may come out slightly too narrow. Compounds like the site's own and
-those less so have calibrations of their own where there are enough of both.
+those less so have calibrations of their own where there are enough of both. Where few of a class are held out, class
+sets come from all compounds (`stack.rare_classes`).
 
 Those of the networks alone, in an exported model, come from half of the site's validation fold, divided by series,
 which chooses neither checkpoints nor models. If the fold is too small to divide, all of it is used for both; intervals
@@ -30,13 +31,11 @@ from kmel_p2p.learn.evaluate.scores import Predict, probability, scorable
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.outputs import outputs_on
 from kmel_p2p.learn.stack.fit import FittedStack
+from kmel_p2p.learn.stack.rare_classes import few_of_a_class
 from kmel_p2p.learn.train.dataset import Dataset
 
 MIN_CALIBRATION = 19
 """With fewer values no interval is given; a level of 95 % needs 19."""
-
-MIN_OF_CLASS = 10
-"""With fewer values of either class no sets are given. Of 10, a set can leave a class out at levels up to 0.9."""
 
 MIN_APART = 40
 """Values (of each class) that compounds like the site's own, and those less so, need for calibrations of their own."""
@@ -54,7 +53,7 @@ class Calibration:
         floor: regressions: difficulty is floor + disagreement of the models.
         class_0, class_1: classifications: 1 - probability of the true class, ascending, for each true class.
         chose: whether the same compounds also chose checkpoint and model, or the side of the stack.
-        crossed: whether each compound was predicted with weights that were fitted to others.
+        crossed: whether each compound was predicted with weights, or by learners, that were fitted to others.
     """
 
     residuals: tuple[float, ...] = ()
@@ -114,6 +113,12 @@ def calibrate_stack(dataset: Dataset, fitted: FittedStack, neighbours: Neighbour
     """Calibrations of the sides that answer, by assay endpoint; empty where there are too few compounds."""
     found = {}
     for endpoint, held, stack in zip(dataset.endpoints, fitted.held_out, fitted.stack.endpoints, strict=True):
+        if held.out_of_fold is not None:
+            # Of every compound, each a stranger to what judged it: nothing was chosen by them.
+            every = held.out_of_fold
+            judged = _calibration(endpoint, every.outputs, every.labels, np.zeros(len(every.labels)))
+            found[endpoint.name] = SiteCalibration(*[replace(judged, crossed=True)] * 2)
+            continue
         unusual = neighbours.unusual(dataset.inputs.bits(held.rows))
         parts = [~unusual, unusual]
         if min(_smallest(endpoint, held.labels[part]) for part in parts) < MIN_APART:
@@ -176,7 +181,7 @@ def _calibration(
     if endpoint.kind == "classification":
         unlike = 1 - _probability_of(labels, output)
         zero, one = (np.sort(unlike[labels.round() == value]) for value in (0, 1))
-        if min(len(zero), len(one)) < MIN_OF_CLASS:
+        if few_of_a_class(labels):
             return Calibration()
         return Calibration(class_0=_rounded(zero), class_1=_rounded(one))
     if len(labels) < MIN_CALIBRATION:

@@ -79,6 +79,7 @@ def values_of(
     spread: NDArray[np.float64] | None = None,
     level: float = DEFAULT_LEVEL,
     best_local: NDArray[np.float64] | None = None,
+    judged: NDArray[np.float64] | None = None,
 ) -> list[Value]:
     """One for each compound.
 
@@ -88,12 +89,13 @@ def values_of(
         parts: what intervals or classes are made from; without, there are none.
         spread: float64[n], how much what answered disagrees within itself.
         best_local: float64[n], labels or logits of best local; None where there is none.
+        judged: float64[n], logits that class sets are made from (`Answer.judged`); None: `output`.
     """
     alone = [None] * len(output) if best_local is None else list(map(float, _readable(endpoint, best_local)))
     # With fewer values than the level needs, an interval would be infinite, and no class could be left out.
     parts = [(rows, known) for rows, known in parts if known and known.values >= needed(level)]
     if endpoint.kind == "classification":
-        sets, known = class_sets_of(parts, output, level)
+        sets, known = class_sets_of(parts, output if judged is None else judged, level)
         classes = [
             tuple(map(int, np.flatnonzero(row))) if told else None for row, told in zip(sets, known, strict=True)
         ]

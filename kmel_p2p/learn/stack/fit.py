@@ -22,10 +22,12 @@ from kmel_p2p.learn.stack.graph_networks import GraphNetworks
 from kmel_p2p.learn.stack.guard import MIN_HELD_OUT
 from kmel_p2p.learn.stack.learners import KINDS, Learner, fit_learner, name_of
 from kmel_p2p.learn.stack.out_of_fold import out_of_fold
+from kmel_p2p.learn.stack.rare_classes import JUDGES, OutOfFold, few_of_a_class, without_their_series
 from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Reader, Similar
 from kmel_p2p.learn.stack.sides import LOCALS, OTHERS, read_by
 from kmel_p2p.learn.stack.stack import EndpointStack, SiteStack, output_of, readers_of
 from kmel_p2p.learn.stack.weigh import Evidence, only_others, weigh
+from kmel_p2p.learn.stack.weights import FOLDS
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
 
@@ -39,12 +41,14 @@ class HeldOut:
         labels: float64[n].
         sides: those of `sides.SIDES`, float64[n] each.
         spread: how much the learners of the federation's stack disagree, float64[n].
+        out_of_fold: where few of a class are held out, what class sets are made from instead; else None.
     """
 
     rows: NDArray[np.int64]
     labels: NDArray[np.float64]
     sides: Mapping[str, NDArray[np.float64]]
     spread: NDArray[np.float64]
+    out_of_fold: OutOfFold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +103,20 @@ def fit_stack(
 def learners_in_all(dataset: Dataset, networks: Collection[str]) -> int:
     """How many learners `fit_stack` fits with these networks, at most: what it reports progress in.
 
-    Every one is fitted twice.
+    Every one is fitted twice; those that judge classes once more for each part of the compounds that is left out.
     """
-    return 2 * len(dataset.endpoints) * len(read_by(networks)) * len(KINDS)
+    judged = sum(_is_judged(dataset, place) for place in range(len(dataset.endpoints)))
+    return 2 * len(dataset.endpoints) * len(read_by(networks)) * len(KINDS) + judged * FOLDS * len(JUDGES.names)
+
+
+def _is_judged(dataset: Dataset, place: int) -> bool:
+    """Whether class sets of the assay endpoint at `place` need all compounds, and these are enough."""
+    if dataset.endpoints[place].kind != "classification":
+        return False
+    held = np.union1d(dataset.valid, dataset.calibration)
+    held, train = (rows[scorable(dataset, rows, place)] for rows in (held, dataset.train))
+    labels = dataset.labels[:, place].astype(np.float64)
+    return few_of_a_class(labels[held]) and not few_of_a_class(labels[np.union1d(held, train)])
 
 
 class _Site:
@@ -171,12 +186,30 @@ def _endpoint(site: _Site, place: int, tick: Callable[[], None]) -> tuple[Endpoi
     trained = bool(len(dataset.measured(dataset.train, place)))
     more = _more_evidence(site, place) if learners and len(labels) < MIN_HELD_OUT else None
     weighed = weigh(endpoint, outputs, labels, site.networks, site.seed, more) if trained else only_others(outputs)
+    every = _out_of_fold(site, place, tick) if learners and _is_judged(dataset, place) else None
     needed = {name for side in weighed.sides.values() for name in side.names}
+    if every is not None:
+        needed |= set(JUDGES.names)
     kept = {name: learner for name, learner in learners.items() if name in needed}
     again = _fitted_again(site, place, kept, tick)
     rows = site.of_known(site.all_chosen[place])
-    stack = EndpointStack(again, rows, weighed.sides, weighed.own, weighed.unusual, len(asked))
-    return stack, HeldOut(asked, labels, weighed.crossed, weighed.spread)
+    judges = None if every is None else JUDGES
+    stack = EndpointStack(again, rows, weighed.sides, weighed.own, weighed.unusual, len(asked), judges)
+    return stack, HeldOut(asked, labels, weighed.crossed, weighed.spread, every)
+
+
+def _out_of_fold(site: _Site, place: int, tick: Callable[[], None]) -> OutOfFold | None:
+    """Of all compounds with a value; None where those that trees are fitted to are too few of a class."""
+    rows = site.all_rows[place]
+    labels = site.labels(rows, place)
+    if few_of_a_class(labels):
+        return None
+    compared = np.isin(rows, site.all_chosen[place])
+    of_known = np.where(compared, site.of_known(rows), -1)
+    return without_their_series(
+        site.dataset.endpoints[place], site.read, site.known, rows, of_known, labels,
+        site.dataset.series_of(rows), site.seed, tick,
+    )  # fmt: skip
 
 
 def _more_evidence(site: _Site, place: int) -> Evidence | None:

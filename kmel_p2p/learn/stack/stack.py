@@ -23,6 +23,7 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.stack.graph_networks import GRAPHS, GraphEnsemble, GraphNetworks
 from kmel_p2p.learn.stack.learners import Learner, read_learner
 from kmel_p2p.learn.stack.logits import LogitMap
+from kmel_p2p.learn.stack.rare_classes import JUDGES
 from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Reader, Similar
 from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, LOCALS, SIDES, STACK, Mixture
 from kmel_p2p.learn.stack.stored import Tensors, below, damaged, require, under
@@ -49,6 +50,7 @@ class EndpointStack:
         sides: those of `SIDES`.
         own, unusual: which side answers for compounds like the site's own, and for those that are less so.
         held_out: how many compounds decided that.
+        judges: what class sets are made from where that is not the side that answers (`rare_classes`).
     """
 
     learners: Mapping[str, Learner]
@@ -57,6 +59,7 @@ class EndpointStack:
     own: str
     unusual: str
     held_out: int
+    judges: Mixture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,12 @@ class SideOutputs:
     Attributes:
         sides: each of `SIDES`, float64[n, E]: labels, or logits.
         spread: how much the learners of the federation's stack disagree (`weigh.spread_of`), float64[n, E].
+        judged: outputs of `EndpointStack.judges`, float64[n, E]; NaN for assay endpoints without.
     """
 
     sides: Mapping[str, NDArray[np.float64]]
     spread: NDArray[np.float64]
+    judged: NDArray[np.float64]
 
 
 class SiteStack:
@@ -117,6 +122,7 @@ class SiteStack:
         """The same, and how much the learners disagree."""
         found = {side: np.empty((len(inputs), len(self.endpoints))) for side in SIDES}
         spread = np.empty((len(inputs), len(self.endpoints)))
+        judged = np.full((len(inputs), len(self.endpoints)), np.nan)
         stop = 0
         for part in parts_of(inputs, BLOCK):
             block = slice(stop, stop + len(part))
@@ -126,14 +132,16 @@ class SiteStack:
                 stack = self.endpoints[place]
                 similar = Similar(readings, self._known, stack.rows)
                 outputs: dict[str, NDArray[np.float64]] = {}
-                for side in SIDES:
-                    mixture = stack.sides[side]
+                for mixture in (*stack.sides.values(), *([stack.judges] if stack.judges else [])):
                     for name in mixture.names:
                         if name not in outputs:
                             outputs[name] = output_of(name, stack.learners, readings, similar, place)
-                    found[side][block, place] = mixture_of(endpoint, mixture, outputs)
+                for side in SIDES:
+                    found[side][block, place] = mixture_of(endpoint, stack.sides[side], outputs)
+                if stack.judges is not None:
+                    judged[block, place] = mixture_of(endpoint, stack.judges, outputs)
                 spread[block, place] = spread_of(endpoint, stack.sides[STACK], outputs)
-        return SideOutputs(found, spread)
+        return SideOutputs(found, spread, judged)
 
     def answers(self, inputs: NDArray[np.float32], unusual: NDArray[np.bool_]) -> NDArray[np.float64]:
         """What the site predicts, float64[n, E].
@@ -178,6 +186,7 @@ class SiteStack:
                 "own": stack.own,
                 "unusual": stack.unusual,
                 "held_out": stack.held_out,
+                "judged": stack.judges is not None,
             }
             for endpoint, stack in zip(self.architecture.endpoints, self.endpoints, strict=True)
         ]
@@ -301,6 +310,9 @@ def _read(
             sides[side] = Mixture(mixing, weights, LogitMap.from_rows(rows_of_map, where))
         if not {told["own"], told["unusual"]} <= set(SIDES):
             raise damaged(where, "no such side")
+        judges = JUDGES if told.get("judged") else None
+        if judges is not None and not (set(judges.names) <= learners.keys() and endpoint.kind == "classification"):
+            raise damaged(where, "what its class sets are made from is missing")
         held_out = int(told["held_out"])
-        endpoints.append(EndpointStack(learners, rows, sides, told["own"], told["unusual"], held_out))
+        endpoints.append(EndpointStack(learners, rows, sides, told["own"], told["unusual"], held_out, judges))
     return SiteStack(architecture, bits, every, known, tuple(endpoints), graphs)

@@ -94,6 +94,7 @@ class Dataset:
         smiles: standardised structures, for the files that stay at the site.
         calibration: rows kept out of `train` and `valid` for making intervals, so that nothing is chosen by them. Empty
             if there are too few compounds (see `with_calibration`).
+        series: of all compounds (`StructureTable.series`); empty where they are not known.
     """
 
     endpoints: tuple[AssayEndpoint, ...]
@@ -105,6 +106,7 @@ class Dataset:
     test: NDArray[np.int64]
     smiles: tuple[str, ...] = ()
     calibration: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    series: tuple[str, ...] = ()
 
     @classmethod
     def build(
@@ -134,6 +136,7 @@ class Dataset:
             np.flatnonzero(every == Fold.VALID),
             np.flatnonzero(every == Fold.TEST),
             tuple(table.smiles),
+            series=tuple(table.series),
         )
 
     def of_first(self, count: int) -> Dataset:
@@ -162,6 +165,13 @@ class Dataset:
         """Those of `rows` where the assay endpoint at `place` was measured."""
         chosen: NDArray[np.int64] = rows[np.isfinite(self.labels[rows, place])]
         return chosen
+
+    def series_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the series of these compounds, int64[len(rows)]; where they are not known, one for each."""
+        if not self.series:
+            return np.arange(len(rows))
+        numbers: NDArray[np.int64] = np.unique([self.series[row] for row in rows], return_inverse=True)[1]
+        return numbers
 
     def with_calibration(self, apart: NDArray[np.bool_]) -> Dataset:
         """Move validation compounds into `calibration`, if at least `MIN_APART` end up in either part.
