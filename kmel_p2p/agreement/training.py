@@ -48,7 +48,7 @@ class ModelRule(StrictModel):
         pydantic.Field(exclude_if=lambda start: not start),
     ] = ""
     """SHA-256 of a safetensors file with the values that the trunk starts from; each site names its copy in
-    `site.start_file`. Empty: they are drawn from the seed. Heads always are."""
+    `site.start_file`, or fetches one from another site. Empty: they are drawn from the seed. Heads always are."""
     package: Annotated[TrunkPackage | None, pydantic.Field(exclude_if=lambda package: package is None)] = None
     """Where the trunk is none of this program's: the package that brings it. The last of `hidden` is the width of what
     it gives to the heads."""

@@ -1,4 +1,4 @@
-"""`kmel-peer trunk`: trunks that come as packages."""
+"""`kmel-peer trunk`: trunks that come as packages, and the file that a trunk starts from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.cli.language import tell
-from kmel_p2p.cli.options import FILE, F, echo_json, json_option
+from kmel_p2p.cli.options import FILE, F, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -23,7 +23,8 @@ MOST_STRUCTURES = 1000
 def trunk() -> None:
     """Trunks that come as packages: which there are, whether a federation can use one, and the charter's lines.
 
-    All but `list` import the package, and so run what its supplier wrote, with your rights on this machine.
+    `check` and `draft` import the package, and so run what its supplier wrote, with your rights on this machine.
+    `fetch` gets the file that the charter's trunk starts from.
     """
 
 
@@ -114,6 +115,35 @@ def draft(package: str, name: str, hidden: str, options: tuple[str, ...], dropou
 
     _, _, model = _drafted(package, name, hidden, options, dropout)
     click.echo(tomli_w.dumps({"model": plain(model.changed(seed=seed).model_dump())}), nl=False)
+
+
+@trunk.command()
+@config_option
+def fetch(config_path: Path) -> None:
+    """Fetch the file that the charter's trunk starts from (model.start) from another site whose peer runs.
+
+    `kmel-peer run` does it, too, where there is no copy here. What another site gives is taken only if it has the
+    charter's SHA-256.
+    """
+    from kmel_p2p.files import private_directory
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.desk.start_file_fetch import fetch_start_file
+    from kmel_p2p.site.loaded_site import load_amended_site, require_trunk
+    from kmel_p2p.site.state.lockfile import SiteLock
+
+    config = load_config(config_path)
+    site = load_amended_site(config)
+
+    def told(name: str, size: int) -> None:
+        tell(f"fetching the start file, {size / 1e6:.1f} MB, from {name}", err=True)
+
+    if not site.charter.model.start:
+        tell("the charter names no start file: its trunk is drawn from the seed")
+        return
+    with SiteLock(private_directory(config.site.state_dir)):
+        path = fetch_start_file(site, told)
+    require_trunk(site)
+    tell(f"this site's copy is whole, and the one that the charter names: {path}")
 
 
 def _drafted(

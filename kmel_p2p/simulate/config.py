@@ -49,7 +49,7 @@ class SitesSection(StrictModel):
     names: Annotated[tuple[Name, ...], pydantic.Field(min_length=2, max_length=64)]
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
     start_file: Location | None = None
-    """Of `charter.model.start`, where the trunk starts from a file."""
+    """Of `charter.model.start`, where the trunk starts from a file. The first site has it; the others fetch it."""
     preset: Literal["lan", "wan", "sim"] = "lan"
     deadline_s: Annotated[float, pydantic.Field(gt=0.0)] = 900.0
     """The run fails when the sites are not complete by then."""

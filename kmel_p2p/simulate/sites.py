@@ -197,7 +197,7 @@ def create_federation(
         write_whole(folder / "site.key", simulated_seed(simulation.seed, name).hex().encode() + b"\n")
         write_whole(folder / "charter.toml", document.render().encode(), mode=0o644)
         shutil.copyfile(parts[at], folder / DATA_NAME)
-        config = _site_config(simulation, name, address, _relative(test, folder) if test else None)
+        config = _site_config(simulation, at, address, _relative(test, folder) if test else None)
         config = config.model_copy(update={"ledger": config.ledger.model_copy(update={"on_complete": on_complete})})
         write_whole(folder / "site.toml", config.render().encode(), mode=0o644)
         sites.append(SiteProcess(name, folder.absolute()))
@@ -223,9 +223,10 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _site_config(simulation: Simulation, name: str, address: str, test: Path | None) -> SiteConfig:
+def _site_config(simulation: Simulation, at: int, address: str, test: Path | None) -> SiteConfig:
     return SiteConfig(
-        site=SiteSection(name=name, start_file=simulation.sites.start_file),
+        # The first site supplies the trunk that was trained before; the others fetch it from there by its hash.
+        site=SiteSection(name=simulation.sites.names[at], start_file=None if at else simulation.sites.start_file),
         network=NetworkSection(bind=address, preset=simulation.sites.preset),
         data=DataSection(
             path=Path(DATA_NAME),

@@ -51,7 +51,8 @@ class SiteSection(StrictModel):
     amendments: Annotated[tuple[Location, ...], pydantic.Field(max_length=1024)] = ()
     """Amendments of the charter, in order. Needed at a site that one of them added; the others hear of them."""
     start_file: Location | None = None
-    """This site's copy of the file that the trunk starts from, where the charter names one (`model.start`)."""
+    """This site's copy of the file that the trunk starts from, where the charter names one (`model.start`). Without it,
+    the peer fetches one from another site."""
     state_dir: Location = Path("state")
     """What the peer keeps: store, models, logs. One peer at a time works on it."""
 

@@ -36,9 +36,18 @@ from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
 from kmel_p2p.site.desk.reception import Reception
+from kmel_p2p.site.desk.start_file_fetch import fetch_start_file
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.life import Life
-from kmel_p2p.site.loaded_site import describe_tensors, load_site, own_seed, require_trunk, trainer_plan
+from kmel_p2p.site.loaded_site import (
+    describe_tensors,
+    load_amended_site,
+    load_site,
+    own_seed,
+    require_package,
+    require_trunk,
+    trainer_plan,
+)
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.notice_board import NoticeBoard, today
 from kmel_p2p.site.observe.activity import Activity
@@ -87,12 +96,16 @@ def run(config_path: Path, *, train: bool = True) -> int:
 
     Raises:
         ConfigError, DataError: this site's files are wrong; the peer did not start, or has left again.
+        LocalError: no site gives the file that the charter's trunk starts from.
     """
     config = load_config(config_path)
     private_directory(config.site.state_dir)
     with SiteLock(config.site.state_dir):
         log_file = config.site.state_dir / LOG_NAME
         configure_logging(config.log.level, config.log.format, log_file, site=config.site.name)
+        site = load_amended_site(config)
+        require_package(site)
+        fetch_start_file(site, lambda name, size: log.info("fetching the start file", giver=name, bytes=size))
         return asyncio.run(Daemon(config, config_path, train=train).serve())
 
 

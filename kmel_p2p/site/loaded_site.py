@@ -128,11 +128,20 @@ def require_trunk(site: Site) -> None:
     Raises:
         ConfigError: it is not; says what to install or to get.
     """
+    require_package(site)
+    if site.charter.model.start or site.start_file is not None:
+        site.initial_trunk()
+
+
+def require_package(site: Site) -> None:
+    """Whether the package that brings the charter's trunk, where one does, is installed as agreed.
+
+    Raises:
+        ConfigError: it is not; says what to install.
+    """
     model = site.charter.model
     if model.package is not None:
         check_installed(model.package, model.trunk)
-    if model.start or site.config.site.start_file is not None:
-        site.initial_trunk()
 
 
 def require_trackers(config: SiteConfig) -> None:
@@ -167,7 +176,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         architecture=site.architecture,
         features=charter.features,
         model_seed=charter.model.seed,
-        start_file=config.site.start_file,
+        start_file=site.start_file,
         source=data,
         test_source=data.test_source,
         split=charter.split,

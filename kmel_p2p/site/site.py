@@ -16,7 +16,7 @@ from kmel_p2p.agreement.charter import Charter, SiteRule
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.architecture import Architecture
-from kmel_p2p.learn.models.start_file import started_trunk
+from kmel_p2p.learn.models.start_file import start_file_of, started_trunk
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.state.overruled import overruled_amendments
 from kmel_p2p.site.state.store import STORE_NAME, Store
@@ -46,6 +46,11 @@ class Site:
         """Of the newest campaign."""
         return self.constitution.campaign.assay_endpoints
 
+    @property
+    def start_file(self) -> Path | None:
+        """This site's copy of the file that the charter's trunk starts from."""
+        return start_file_of(self.charter.model, self.config.site.start_file, self.config.site.state_dir)
+
     def amended(self, constitution: Constitution) -> Site:
         """This site under another constitution of the same charter."""
         endpoints = constitution.campaign.assay_endpoints.every
@@ -57,7 +62,7 @@ class Site:
         Raises:
             ConfigError: the charter's start file is missing here, or another.
         """
-        return started_trunk(self.charter.model, self.layout, self.config.site.start_file)
+        return started_trunk(self.charter.model, self.layout, self.start_file)
 
     @property
     def names(self) -> dict[SiteKey, str]:

@@ -1,7 +1,8 @@
 """The trunk that a run starts from: drawn from the charter's seed, or of a file that the charter names by its hash.
 
 The file is safetensors with the layout's own names (`trunk.…`), such as the trunk that an earlier federation wrote.
-Each site has a copy of it; nothing of it is sent. Imports no torch, so that the daemon may use it.
+Each site has a copy of it, from whoever supplies it or fetched from another site (`site.desk.start_file_fetch`).
+Imports no torch, so that the daemon may use it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,17 @@ HEAD = "head."
 _BLOCK = 1 << 20
 
 
+def start_file_of(model: ModelRule, named: Path | None, state_dir: Path) -> Path | None:
+    """A site's copy: the one that its settings name, else a fetched one; None where there is none."""
+    fetched = fetched_path(model, state_dir)
+    return fetched if named is None and model.start and fetched.exists() else named
+
+
+def fetched_path(model: ModelRule, state_dir: Path) -> Path:
+    """Where a site keeps a fetched copy."""
+    return state_dir / f"start-{model.start[:16]}.safetensors"
+
+
 def started_trunk(model: ModelRule, layout: Layout, file: Path | None) -> NDArray[np.float32]:
     """The trunk before the first entry, the same bits at every site, float32[layout.size].
 
@@ -38,8 +50,8 @@ def started_trunk(model: ModelRule, layout: Layout, file: Path | None) -> NDArra
         return initial_trunk(layout, model.seed)
     if file is None:
         raise ConfigError(
-            f"the charter's trunk starts from a file of sha256 {model.start[:16]} (model.start): get it from whoever "
-            "supplies it, and name your copy in site.start_file"
+            f"the charter's trunk starts from a file of sha256 {model.start[:16]} (model.start): fetch it from another "
+            "site (kmel-peer trunk fetch), or get it from whoever supplies it and name your copy in site.start_file"
         )
     _require(file, file_hash(file), model.start)
     # Read at once and hashed again: what is used is what was hashed, whatever happens to the path meanwhile.

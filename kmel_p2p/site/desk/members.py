@@ -1,7 +1,8 @@
-"""The desk's answers to the other sites of the roster: facts of this peer, and whether their ports can be reached.
+"""The desk's answers to the other sites of the roster: facts of this peer, whether their ports can be reached, and the
+file that the charter's trunk starts from.
 
-`kmel-peer doctor` asks. A site can have nothing dialled but its own addresses, as charter, amendments or its own
-descriptor give them, and only so often: nobody uses this peer to look at others.
+`kmel-peer doctor` asks for the first two. A site can have nothing dialled but its own addresses, as charter, amendments
+or its own descriptor give them, and only so often: nobody uses this peer to look at others.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.wire import PROTOCOL
 from kmel_p2p.net.desk import member_keys
 from kmel_p2p.net.desk_client import ask_desk, encode_question
+from kmel_p2p.site.desk.start_file_parts import REQUEST as START_FILE_PART
+from kmel_p2p.site.desk.start_file_parts import StartFileParts
 from kmel_p2p.version import VERSION
 
 LOOK_S = 5.0
@@ -43,6 +46,7 @@ class MembersDesk:
         leaves: told of each question (receiver, bytes) before it leaves, and asked whether it may.
         threads: where questions wait for their answers; None: the loop's own.
         proxy: through which this site dials, host:port; empty: none.
+        start_file: gives parts of the charter's start file; None: this desk does not.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class MembersDesk:
         leaves: Callable[[SiteKey, bytes], bool] = lambda to, question: True,
         threads: ThreadPoolExecutor | None = None,
         proxy: str = "",
+        start_file: StartFileParts | None = None,
     ) -> None:
         self._identity = identity
         self._constitution = constitution
@@ -60,15 +65,18 @@ class MembersDesk:
         self._leaves = leaves
         self._threads = threads
         self._proxy = proxy
+        self._start_file = start_file
         self._looking: set[SiteKey] = set()
         self._looked_at: dict[SiteKey, float] = {}
 
-    async def answer(self, site: SiteKey, name: str) -> Mapping[str, Any]:
+    async def answer(self, site: SiteKey, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer a member.
 
         Raises:
             LocalError: to be read by it.
         """
+        if name == START_FILE_PART and self._start_file is not None:
+            return await self._start_file.answer(site, arguments)
         match name:
             case "facts":
                 return self.facts()

@@ -35,6 +35,7 @@ from kmel_p2p.site.desk.invitations import DAY_S, InvitationBook, Newcomer
 from kmel_p2p.site.desk.members import MembersDesk
 from kmel_p2p.site.desk.newcomers import NewcomersDesk
 from kmel_p2p.site.desk.proposals import Proposal, Proposals
+from kmel_p2p.site.desk.start_file_parts import StartFileParts
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.notice_board import today
 from kmel_p2p.site.observe.activity import Activity
@@ -103,7 +104,13 @@ class Reception:
         self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="desk")
         self._proxy = here.config.network.proxy_address
         self._members = MembersDesk(
-            here.identity, lambda: site().constitution, addresses, self._leaves, self._threads, self._proxy
+            here.identity,
+            lambda: site().constitution,
+            addresses,
+            self._leaves,
+            self._threads,
+            self._proxy,
+            StartFileParts(site),
         )
         self._lane = AmendmentLane(site, averaging, command)
         self._kept_out = KeptOut(self._lane, site, addresses, self._leaves, self._threads, self._proxy, now_us)
@@ -161,7 +168,7 @@ class Reception:
         if name == "propose":
             await self._take_all(arguments.get("documents", []), guest.site)
             return {"documents": [proposal.document.encode() for proposal in self._proposals.waiting()]}
-        return await self._members.answer(guest.site, name)
+        return await self._members.answer(guest.site, name, arguments)
 
     def link(self, event: LinkEvent) -> None:
         """Something happened to a link: who refuses this site's key may lack an amendment, or this site does."""

@@ -148,6 +148,6 @@ def _room(config: SiteConfig, identity: Identity, constitution: Constitution) ->
     async def answer(guest: DeskGuest, name: str, arguments: Mapping[str, Any]) -> Any:
         if guest.site is None or name != "facts":
             raise LocalError("only kmel-peer doctor runs here; the peer does not")
-        return await desk.answer(guest.site, name)
+        return await desk.answer(guest.site, name, arguments)
 
     return DeskRoom(identity, config.network.bind, answer, members=lambda: list(constitution.roster))

@@ -56,7 +56,7 @@ class South:
 
     async def answer(self, guest: DeskGuest, name: str, given: Mapping[str, Any]) -> Any:
         assert guest.site == NORTH.key
-        answer = dict(await self.desk.answer(guest.site, name))
+        answer = dict(await self.desk.answer(guest.site, name, {}))
         if name == "look" and self.sees is not None:
             return {"looked": [{**row, "problem": self.sees(row["address"])} for row in answer["looked"]]}
         return {**answer, **self.says}

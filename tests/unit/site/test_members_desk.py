@@ -31,23 +31,23 @@ def desk(*addresses: str) -> tuple[MembersDesk, list[SiteKey]]:
 
 
 async def test_facts_are_those_of_the_charter() -> None:
-    facts = await desk()[0].answer(ASKING, "facts")
+    facts = await desk()[0].answer(ASKING, "facts", {})
     assert (facts["site"], facts["charter"], facts["amendments"]) == ("s0", CONSTITUTION.id.hex(), 0)
 
 
 async def test_a_site_has_only_its_own_addresses_dialled() -> None:
     made, asked = desk("tcp://127.0.0.1:9")
-    answer = await made.answer(ASKING, "look")
+    answer = await made.answer(ASKING, "look", {})
     assert [row["address"] for row in answer["looked"]] == ["tcp://127.0.0.1:9"]
     assert "nobody listens" in answer["looked"][0]["problem"]
     assert asked == [ASKING]
     with pytest.raises(LocalError, match="has just looked"):
-        await made.answer(ASKING, "look")
+        await made.answer(ASKING, "look", {})
 
 
 async def test_looks_are_bounded() -> None:
     made, _ = desk(*(f"tcp://127.0.0.1:{port}" for port in range(1, ADDRESSES_MAX + 5)))
-    waiting = [asyncio.create_task(made.answer(one.key, "look")) for one in IDENTITIES[1:]]
+    waiting = [asyncio.create_task(made.answer(one.key, "look", {})) for one in IDENTITIES[1:]]
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     looked = [answer for answer in answers if isinstance(answer, dict)]
     assert len(looked) == LOOKS_MAX
@@ -57,9 +57,9 @@ async def test_looks_are_bounded() -> None:
 
 async def test_what_may_not_be_recorded_is_not_asked() -> None:
     made = MembersDesk(OWN, lambda: CONSTITUTION, lambda key: ("tcp://127.0.0.1:9",), lambda to, question: False)
-    assert "cannot be recorded" in (await made.answer(ASKING, "look"))["looked"][0]["problem"]
+    assert "cannot be recorded" in (await made.answer(ASKING, "look", {}))["looked"][0]["problem"]
 
 
 async def test_an_unknown_request_is_refused_in_words() -> None:
     with pytest.raises(LocalError, match="knows no request"):
-        await desk()[0].answer(ASKING, "everything")
+        await desk()[0].answer(ASKING, "everything", {})

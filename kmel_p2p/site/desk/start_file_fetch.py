@@ -1,0 +1,212 @@
+"""Fetches the file that the charter's trunk starts from, by its hash, where this site has no copy.
+
+It is fetched whole from one site, part by part, over the desk (`site.desk.start_file_parts`). Whoever gives other bytes
+than agreed has them refused and is named; the next site is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kmel_p2p.agreement.charter import SiteRule
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.training import ModelRule
+from kmel_p2p.delta.layout import Layout
+from kmel_p2p.files import whole_file
+from kmel_p2p.learn.models.start_file import fetched_path, file_hash
+from kmel_p2p.net.desk import member_keys
+from kmel_p2p.net.desk_client import DeskBusyError, ask_desk, encode_question
+from kmel_p2p.site.desk.start_file_parts import PART_BYTES, REQUEST
+from kmel_p2p.site.site import Site
+
+PACE_S = 0.15
+"""Between two questions: a desk answers ten a second and host."""
+
+BUSY_S = 1.0
+"""Before a desk that has too much to do is asked again."""
+
+ASK_S = 20.0
+"""For one part."""
+
+PATIENCE_S = 60.0
+"""A site has this long, and a second more for each `SLOWEST` bytes, before the next one is asked; and this long the
+others are asked again where none of them gives the file: their peers may be starting."""
+
+SLOWEST = 50_000
+
+ROOM_BYTES = 1024 * 1024
+"""Of a start file beside the trunk's values: names, and heads that nobody reads."""
+
+
+def fetch_start_file(site: Site, told: Callable[[str, int], None]) -> Path | None:
+    """Fetch the charter's start file from the other sites unless the settings name a copy, or a whole one was fetched.
+
+    Args:
+        told: takes the name of a site that begins to give it, and its bytes.
+
+    Returns:
+        The site's copy; None where the charter names no start file.
+
+    Raises:
+        LocalError: no site gives it.
+        ConfigError: it cannot be written, or holds another trunk.
+    """
+    model, config = site.charter.model, site.config
+    named, path = config.site.start_file, fetched_path(model, config.site.state_dir)
+    if not model.start or named is not None:
+        return named
+    if path.exists() and file_hash(path) == model.start:
+        return path
+    sources = [
+        StartFileSource(rule, rule.addresses)
+        for key, rule in site.constitution.roster.items()
+        if key != site.identity.key and rule.addresses
+    ]
+    fetch = StartFileFetch(site.identity, model, site.layout, config.network.proxy_address, told)
+    fetch.into(path, sources)
+    return path
+
+
+def largest_size(layout: Layout) -> int:
+    """Bytes of the largest file that can be the start of such a trunk: its values, as many again for heads of other
+    assay endpoints, and names.
+    """
+    return 2 * 4 * layout.size + ROOM_BYTES
+
+
+@dataclass(frozen=True)
+class StartFileSource:
+    """Another site that may give the file, and where it is reached."""
+
+    rule: SiteRule
+    addresses: Sequence[str]
+
+
+class StartFileFetch:
+    """Fetches the start file of a charter.
+
+    Args:
+        identity: ours.
+        model: names the file by its hash.
+        layout: of the trunk; bounds the size.
+        proxy: host:port of the SOCKS5 proxy that connections go through; empty: none.
+        told: takes the name of the site that begins to give the file, and its bytes.
+        clock: monotonic seconds.
+        pause: waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        model: ModelRule,
+        layout: Layout,
+        proxy: str = "",
+        told: Callable[[str, int], None] = lambda site, size: None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._identity = identity
+        self._model = model
+        self._largest = largest_size(layout)
+        self._proxy = proxy
+        self._told = told
+        self._clock = clock
+        self._pause = pause
+
+    def into(self, path: Path, sources: Sequence[StartFileSource], patience_s: float = PATIENCE_S) -> None:
+        """Ask one site after the other until one has given the whole file, which is at `path` then.
+
+        Raises:
+            LocalError: none of them gives it within the time; says why not, site by site.
+            ConfigError: it cannot be written.
+        """
+        if not sources:
+            raise LocalError("no other site of this federation has an address to fetch the start file from")
+        deadline = self._clock() + patience_s
+        while True:
+            why = {}
+            for source in sources:
+                try:
+                    self._from(source, path)
+                except LocalError as error:
+                    why[source.rule.name] = str(error)
+                    continue
+                return
+            if self._clock() >= deadline:
+                raise LocalError(
+                    f"no site gave the file that the charter's trunk starts from (sha256 {self._model.start[:16]}): "
+                    + "; ".join(f"{name}: {text}" for name, text in why.items())
+                    + ". Start again when one of them runs that has it, or name your copy in site.start_file"
+                )
+            self._pause(BUSY_S)
+
+    def _from(self, source: StartFileSource, path: Path) -> None:
+        """The whole file from one site, at its first address that answers."""
+        why: LocalError | None = None
+        for address in source.addresses:
+            try:
+                with contextlib.closing(self._parts(source, address)) as parts:
+                    size, first = next(parts)
+                    self._told(source.rule.name, size)
+                    self._write(path, size, first, parts)
+                return
+            except LocalError as error:
+                why = error
+        raise why or LocalError("has no address")
+
+    def _write(self, path: Path, size: int, first: bytes, parts: Iterator[tuple[int, bytes]]) -> None:
+        began, hashed, done = self._clock(), hashlib.sha256(first), len(first)
+        limit_s = PATIENCE_S + size / SLOWEST
+        with whole_file(path) as file:
+            file.write(first)
+            for _, part in parts:
+                file.write(part)
+                hashed.update(part)
+                done += len(part)
+                if self._clock() - began > limit_s:
+                    raise LocalError(f"gave {done} of {size} bytes in {limit_s:.0f} s, which is too slow")
+            if hashed.hexdigest() != self._model.start:
+                raise LocalError(f"gave another file, of sha256 {hashed.hexdigest()[:16]}; ask its operator")
+
+    def _parts(self, source: StartFileSource, address: str) -> Generator[tuple[int, bytes], None, None]:
+        """Size of the file and part after part, in order."""
+        at, size = 0, None
+        while size is None or at < size:
+            if size is not None:
+                self._pause(PACE_S)
+            answer = self._ask(source, address, at)
+            found, part = answer.get("size"), answer.get("part")
+            if type(found) is not int or type(part) is not bytes or (size is not None and found != size):
+                raise LocalError("it answered what this version cannot read; update kmel-peer there or here")
+            size = found
+            if not 0 < size <= self._largest:
+                raise LocalError(f"says that the file has {size} bytes; at most {self._largest} can be the trunk's")
+            if len(part) != min(PART_BYTES, size - at):
+                raise LocalError(f"gave {len(part)} bytes where a part has {min(PART_BYTES, size - at)}")
+            at += len(part)
+            yield size, part
+
+    def _ask(self, source: StartFileSource, address: str, at: int) -> dict[str, Any]:
+        keys = member_keys(self._identity, source.rule.site_key, asks=True)
+        if keys is None:
+            raise LocalError(f"the charter's key of {source.rule.name} cannot be held by anybody")
+        question = encode_question(REQUEST, {"sha256": self._model.start, "at": at})
+        until = self._clock() + ASK_S
+        while True:
+            try:
+                answer = ask_desk(keys, source.rule.site_key, address, question, ASK_S, self._proxy)
+            except DeskBusyError:
+                if self._clock() >= until:
+                    raise
+                self._pause(BUSY_S)
+                continue
+            if type(answer) is not dict:
+                raise LocalError("it answered what this version cannot read; update kmel-peer there or here")
+            return answer
