@@ -21,8 +21,9 @@ from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import LocalFederation, create_federation, simulated_identity
 from kmel_p2p.site.state.lockfile import SiteLock
+from tests.support.local_run import PATIENCE_S, answer
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 RINGS = ("c1ccccc1", "C1CCCCC1", "c1ccncc1", "c1ccoc1", "C1CCNCC1")
 GOOD = [f"{'C' * n}{ring},-{n}.25" for n in range(1, 9) for ring in RINGS]
@@ -59,7 +60,7 @@ class Ended:
     err: str
 
 
-def run(federation: LocalFederation, *before: str, timeout_s: float = 60.0) -> Ended:
+def run(federation: LocalFederation, *before: str, timeout_s: float = PATIENCE_S) -> Ended:
     command = [
         *before,
         sys.executable,
@@ -212,7 +213,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert "full" in ended.err or "No space left" in ended.err
 
 
-def until(probe: Callable[[], bool], deadline_s: float = 60.0) -> None:
+def until(probe: Callable[[], bool], deadline_s: float = PATIENCE_S) -> None:
     end = time.monotonic() + deadline_s
     while not probe():
         assert time.monotonic() < end
@@ -228,11 +229,9 @@ def test_single_bad_rows_are_rejected_with_reasons_and_counted(tmp_path: Path) -
     with federation:
         north.start()
         until(lambda: (status := north.status()) is not None and bool(status.data))
-        status = north.status()
-        assert status is not None
-        data = status.data
+        data = answer(north).data
         north.signal(signal.SIGTERM)
-        assert north.wait(10)
+        assert north.wait(PATIENCE_S)
     with (north.state_dir / "rejects.csv").open(newline="") as file:
         rejects = list(csv.DictReader(file))
     assert data["rows_in"] == len(GOOD) + len(bad)

@@ -21,7 +21,7 @@ from tests.support.local_run import SETTINGS, complete, published, until, write_
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(importlib.util.find_spec("chemprop") is None, reason="chemprop (extra gnn) is not installed"),
 ]
 ENTRIES, STEPS = 8, 30
@@ -59,8 +59,8 @@ def test_a_trunk_over_graphs_survives_a_kill_and_serves_its_sites(
     with federation:
         federation.start()
         north, south = federation
-        os.kill(until("south trains", lambda: training_pid(south), 120, federation), signal.SIGKILL)
-        documents = until("both sites are complete", lambda: complete(federation), 180, federation)
+        os.kill(until("south trains", lambda: training_pid(south), federation), signal.SIGKILL)
+        documents = until("both sites are complete", lambda: complete(federation), federation)
         assert [document.averaging.vector for document in documents] == [dict.fromkeys(SITES, ENTRIES)] * 2
         assert len({document.averaging.digest for document in documents}) == 1
         assert [document.trainer.restarts for document in documents] == [0, 1]

@@ -11,7 +11,7 @@ import pytest
 from tests.support.image import played
 from tests.support.namespaces import require_namespaces
 
-pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.alone, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.alone, pytest.mark.timeout(600)]
 
 SETTINGS = """
 site.name = "north"
@@ -44,7 +44,7 @@ def test_the_image_runs_a_peer_without_privileges(tmp_path: Path) -> None:
     script = tmp_path / "play.sh"
     script.write_text(played(tmp_path, CHECK), "utf-8")
     apart = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-    done = subprocess.run([*apart, "bash", str(script)], capture_output=True, text=True, timeout=360, check=False)
+    done = subprocess.run([*apart, "bash", str(script)], capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "kmel-peer, version" in done.stdout
     status = json.loads((tmp_path / "status.json").read_text("utf-8"))

@@ -20,19 +20,19 @@ from kmel_p2p.core.types import MILLISECOND, SECOND
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.observe.status_builder import RELAYED
-from tests.support.local_run import log_times, settled, small_federation
+from tests.support.local_run import answer, log_times, settled, small_federation
 from tests.support.local_run import until as until_seen
 from tests.support.namespaces import require_namespaces
 from tests.testbed.hosts import Hosts
 
-pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.namespace, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.namespace, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 PORT, PROXY_PORT = 7700, 1080
 NORTH, SOUTH = 1, 2
 """Numbers of the two sites; their keys follow from them."""
 NAME = "south.partner.example"
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 MIB = 1024 * 1024
 
 
@@ -67,7 +67,7 @@ def until(what: str, condition: Callable[[], Any], within_s: float = WITHIN_S) -
 
 
 def until_in(federation: LocalFederation, what: str, probe: Callable[[], Any]) -> Any:
-    return until_seen(what, probe, 240, federation)
+    return until_seen(what, probe, federation)
 
 
 class Site:
@@ -191,11 +191,11 @@ def test_a_path_that_loses_large_packets_is_named_and_used_again_when_it_is_mend
     north.tell(f"dial {key(SOUTH)} tcp://{hosts.address(1)}:{PORT}")
     until("small messages get through", north.links_up)
     north.tell(f"bulk {key(SOUTH)} {MIB}")
-    told = until("the operator is told", lambda: [text for text in north.saying("text") if "BulkStuck" in text], 60)
+    told = until("the operator is told", lambda: [text for text in north.saying("text") if "BulkStuck" in text])
     assert "drops large packets" in told[0]
     assert south.saying("size") == []
     hosts.heal()
-    until("what waited has arrived", lambda: str(MIB) in south.saying("size"), 60)
+    until("what waited has arrived", lambda: str(MIB) in south.saying("size"))
 
 
 def test_two_sites_that_only_dial_out_learn_together_through_a_third(parts: ExitStack, tmp_path: Path) -> None:
@@ -220,9 +220,7 @@ def test_two_sites_that_only_dial_out_learn_together_through_a_third(parts: Exit
         until_in(federation, "the run is over there", lambda site=site: log_times(site, "run complete"))
     for one, other in ((north, south), (south, north)):
         until_in(federation, "it is shown as relayed", lambda one=one, other=other: problem(one, other) == RELAYED)
-        status = one.status()
-        assert status is not None
-        assert [alarm.what for alarm in status.alarms if other.name in alarm.what] == []
+        assert [alarm.what for alarm in answer(one).alarms if other.name in alarm.what] == []
 
 
 def problem(observer: SiteProcess, subject: SiteProcess) -> str:

@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save_file
 from kmel_p2p.agreement.strict import parse_toml
 from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.cli.exits import ExitCode
-from tests.support.local_run import write_solubility
+from tests.support.local_run import PATIENCE_S, write_solubility
 from tests.support.trunk_packages import install_template
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(900)]
 
 SITES = ["north", "south", "east", "west"]
 
@@ -32,7 +32,7 @@ def command(path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(path)])},
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=2 * PATIENCE_S,
         cwd=Path(__file__).parents[2],
         check=False,
     )
@@ -51,7 +51,7 @@ def settings(folder: Path, model: dict[str, Any], start_file: Path) -> Path:
     run = {
         "task": "aqueous solubility with a trunk that comes as a package",
         "data": {"kind": "csv", "train": str(train), "test": str(test)},
-        "sites": {"names": SITES, "preset": "sim", "deadline_s": 150.0, "start_file": str(start_file)},
+        "sites": {"names": SITES, "preset": "sim", "deadline_s": PATIENCE_S, "start_file": str(start_file)},
         "charter": {
             "federation": "packaged",
             "model": model,

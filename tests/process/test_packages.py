@@ -15,7 +15,7 @@ import pytest
 import kmel_p2p
 from tests.support.local_run import write_solubility
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from tests.support.page_sample import HOSTILE, ShownPeer, comparison, facts, mem
 __all__ = ["browser"]
 """A fixture."""
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240), NEEDS_BROWSER]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600), NEEDS_BROWSER]
 
 
 class Peer:
@@ -47,7 +47,7 @@ class Peer:
         return ShownPeer()
 
     def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from tests.support.played_pages import ROOT, Reader, parts
 from tests.support.small_learners import path_with_small_learners
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(1200)]
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 PAGES = [ROOT / "README.md", *TUTORIALS]

@@ -14,7 +14,7 @@ from tests.support.local_run import published, settled, small_federation, until
 from tests.support.namespaces import require_namespaces
 from tests.testbed.hosts import Hosts
 
-pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.namespace, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.namespace, pytest.mark.timeout(600)]
 
 ENTRY_LIMIT = 100_000
 """Out of reach: the test ends the run when it has seen enough."""
@@ -23,8 +23,6 @@ STEPS = 400
 PORT = 7700
 FROZEN_S = 10.0
 CUT_S = 8.0
-VERDICT_S = 20.0
-"""Preset `sim`: dead within 1.2 to 7.2 s of the first suspicion. The rest is for a loaded machine."""
 
 
 @pytest.fixture
@@ -44,13 +42,13 @@ def state(observer: SiteProcess, subject: SiteProcess) -> str:
 def holds(federation: LocalFederation, observer: SiteProcess, subject: SiteProcess, wanted: str) -> None:
     """Wait for a verdict."""
     what = f"{observer.name} holds {subject.name} {wanted}"
-    until(what, lambda: state(observer, subject) == wanted, VERDICT_S, federation)
+    until(what, lambda: state(observer, subject) == wanted, federation)
 
 
 def goes_on(federation: LocalFederation, site: SiteProcess) -> None:
     """A site publishes further entries."""
     goal = published(site) + 2
-    until(f"{site.name} goes on", lambda: published(site) >= goal, VERDICT_S, federation)
+    until(f"{site.name} goes on", lambda: published(site) >= goal, federation)
 
 
 def everybody_is_alive(federation: LocalFederation) -> None:
@@ -67,7 +65,7 @@ def test_frozen_and_cut_off_sites_come_back_by_themselves(tmp_path: Path, hosts:
             site.prefix = hosts.prefix(number)
         federation.start()
         north, south, east = federation
-        until("every site has published", lambda: all(published(site) >= 2 for site in federation), 120, federation)
+        until("every site has published", lambda: all(published(site) >= 2 for site in federation), federation)
         processes = [site.process.pid for site in federation if site.process]
 
         east.signal(signal.SIGSTOP)
@@ -77,7 +75,7 @@ def test_frozen_and_cut_off_sites_come_back_by_themselves(tmp_path: Path, hosts:
             holds(federation, south, east, "dead")
             goes_on(federation, north)
             goes_on(federation, south)
-            until("the freeze is long enough", lambda: time.monotonic() >= thawed_at, FROZEN_S + 1, federation)
+            until("the freeze is long enough", lambda: time.monotonic() >= thawed_at, federation, FROZEN_S + 1)
         finally:
             east.signal(signal.SIGCONT)
         everybody_is_alive(federation)
@@ -94,22 +92,22 @@ def test_frozen_and_cut_off_sites_come_back_by_themselves(tmp_path: Path, hosts:
         assert state(south, east) == "alive"
         for site in federation:
             goes_on(federation, site)
-        until("the cut is long enough", lambda: time.monotonic() >= healed_at, CUT_S + 1, federation)
+        until("the cut is long enough", lambda: time.monotonic() >= healed_at, federation, CUT_S + 1)
         hosts.heal()
         everybody_is_alive(federation)
 
         hosts.block(0, 1)
-        until("the link counts as degraded", lambda: _degraded(north, south), VERDICT_S, federation)
+        until("the link counts as degraded", lambda: _degraded(north, south), federation)
         assert state(north, south) == "alive"
         assert state(south, north) == "alive"
         goal = published(north) + 2
-        until("entries of north reach south through east", lambda: _applied(south, north) >= goal, 40, federation)
+        until("entries of north reach south through east", lambda: _applied(south, north) >= goal, federation)
         hosts.heal()
-        until("the link is whole again", lambda: not _degraded(north, south), 60, federation)
+        until("the link is whole again", lambda: not _degraded(north, south), federation)
 
         for site in federation:
             site.request("listen")
-        documents = until("all sites hold the same", lambda: settled(federation), 60, federation)
+        documents = until("all sites hold the same", lambda: settled(federation), federation)
         assert len({document.averaging.digest for document in documents}) == 1
         assert min(documents[0].averaging.vector.values()) > 10
         assert [site.process.pid for site in federation if site.process] == processes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,9 @@ from kmel_p2p.core.sealed.masking import packed_bytes
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import load_site
 from kmel_p2p.site.observe.egress_segments import EGRESS_NAME, verify
-from tests.support.local_run import log_times, published, settled, small_federation, until
+from tests.support.local_run import PATIENCE_S, killed, log_times, published, settled, small_federation, until
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 NAMES = ("north", "south", "east", "west")
 SUMS, STEPS = 6, 5
@@ -26,11 +25,10 @@ def test_a_killed_daemon_goes_on_and_all_hold_one_trunk(tmp_path: Path) -> None:
     with small_federation(tmp_path, SUMS, STEPS, names=NAMES, mode="sealed", min_group=4, min_sum=3) as federation:
         federation.start()
         _, south, *_ = federation
-        until("sums were added", lambda: all(published(site) >= 2 for site in federation), 200, federation)
-        south.signal(signal.SIGKILL)
-        assert south.wait(5)
+        until("sums were added", lambda: all(published(site) >= 2 for site in federation), federation)
+        killed(south)
         south.start()
-        documents = until("all sites hold all sums", lambda: settled(federation), 300, federation)
+        documents = until("all sites hold all sums", lambda: settled(federation), federation)
 
         sections = [document.averaging for document in documents]
         assert [document.mode for document in documents] == ["sealed"] * len(NAMES)
@@ -45,12 +43,12 @@ def test_a_killed_daemon_goes_on_and_all_hold_one_trunk(tmp_path: Path) -> None:
             [sys.executable, "-m", "kmel_p2p.cli.main", "status", "--config", str(south.folder / "site.toml")],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert f"{SUMS} of {SUMS}" in shown.stdout
 
-        federation.stop()
+        federation.stop(PATIENCE_S)
         assert [site.exit_code for site in federation] == [0] * len(NAMES)
         for site in federation:
             assert verify(site.state_dir / EGRESS_NAME).problem == ""

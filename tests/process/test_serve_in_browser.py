@@ -19,7 +19,7 @@ from tests.support.stacked_site import make_site
 __all__ = ["browser"]
 """A fixture."""
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240), NEEDS_BROWSER]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600), NEEDS_BROWSER]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield next(address[0] for address in found if address)
         finally:
             server.send_signal(signal.SIGINT)
-            assert server.wait(20) == 0
+            assert server.wait(120) == 0
 
 
 def test_structures_typed_by_keyboard_come_back_explained(browser: Any, address: str) -> None:

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from kmel_p2p.cli.exits import ExitCode
-from tests.support.local_run import write_solubility
+from tests.support.local_run import PATIENCE_S, write_solubility
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 SETTINGS = """
 task = "aqueous solubility, a few compounds"
@@ -29,7 +29,7 @@ test = "test.csv"
 [sites]
 names = ["north", "south"]
 preset = "sim"
-deadline_s = 150.0
+deadline_s = 600.0
 [charter]
 federation = "trial"
 model = {{ hidden = [32, 16], dropout = 0.0 }}
@@ -86,7 +86,7 @@ def start(config: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def until(what: str, probe: Callable[[], bool], run: subprocess.Popen[str], deadline_s: float = 180.0) -> None:
+def until(what: str, probe: Callable[[], bool], run: subprocess.Popen[str], deadline_s: float = PATIENCE_S) -> None:
     end = time.monotonic() + deadline_s
     while not probe():
         assert run.poll() is None, run.communicate()
@@ -126,7 +126,7 @@ def smiles(path: Path) -> set[str]:
 def test_a_run_ends_with_one_model_and_a_whole_report(tables: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run = start(settings(tables, tmp_path, entries=6), out)
-    shown, errors = run.communicate(timeout=200)
+    shown, errors = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 0, shown + errors
     report = json.loads((out / "report.json").read_text())
     assert report.keys() == KEYS
@@ -160,11 +160,11 @@ def test_an_interrupted_run_leaves_no_process_behind(
     family = processes(out)
     assert len(family) >= 5
     run.send_signal(number)
-    _, errors = run.communicate(timeout=30)
+    _, errors = run.communicate(timeout=PATIENCE_S)
     if number is not signal.SIGKILL:
         assert run.returncode == ExitCode.INTERRUPTED
         assert "interrupted" in errors
-    _, alive = psutil.wait_procs([p for p in family if p.pid != run.pid], timeout=20)
+    _, alive = psutil.wait_procs([p for p in family if p.pid != run.pid], timeout=PATIENCE_S)
     assert alive == []
 
 
@@ -174,7 +174,7 @@ def test_a_site_that_dies_ends_the_run_with_its_name(tables: Path, tmp_path: Pat
     until("both sites train", lambda: training(out), run)
     pid = int((out / "sites" / "south" / "state" / "lock").read_text())
     os.kill(pid, signal.SIGKILL)
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == ExitCode.SITE_FAILED
     assert "site 'south' ended with code -9" in errors
     assert processes(out) == []

@@ -46,14 +46,14 @@ from kmel_p2p.learn.worker.session import (
     Trained,
 )
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 POLICY = FeatureRule(bits=64)
 SHAPE = Architecture(
     inputs=POLICY.width, hidden=(16, 8), endpoints=(AssayEndpoint(name="logd", head="shared", scale=2.0),), dropout=0.1
 )
 LAYOUT = trunk_layout(SHAPE)
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 
 class Daemon:

@@ -19,9 +19,9 @@ import pytest
 
 from kmel_p2p.agreement.charter import CharterDocument
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
-from tests.support.local_run import SITES, published, settled, until
+from tests.support.local_run import PATIENCE_S, SITES, published, settled, until
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMER = "793eb76a056592e36556486be893753ebc52bbad"
@@ -54,33 +54,32 @@ def test_sites_are_upgraded_one_after_the_other_while_the_others_go_on(former: P
     environment = {**os.environ, "PYTHONPATH": str(former)}
     out = tmp_path / "run"
     made = [sys.executable, "-c", FOUND, str(out), str(ENTRY_LIMIT), str(STEPS)]
-    subprocess.run(made, cwd=former, env=environment, check=True, timeout=120)
+    subprocess.run(made, cwd=former, env=environment, check=True, timeout=PATIENCE_S)
     before = ("env", "-C", str(former), f"PYTHONPATH={former}")
     sites = [SiteProcess(name, out / "sites" / name, before) for name in SITES]
     document = CharterDocument.parse((sites[0].folder / "charter.toml").read_text("utf-8"), "charter.toml")
     with LocalFederation(sites, document) as federation:
         federation.start()
-        until("every site has published", lambda: all(published(site) >= 2 for site in sites), 120, federation)
+        until("every site has published", lambda: all(published(site) >= 2 for site in sites), federation)
         for site in sites:
             others = [other for other in sites if other is not site]
             site.signal(signal.SIGTERM)
-            assert site.wait(15)
+            assert site.wait(PATIENCE_S)
             assert site.exit_code == 0, site.last_lines()
             at = {other.name: published(other) for other in others}
             until(
                 f"the others go on without {site.name}",
                 lambda: all(published(other) > at[other.name] for other in others),  # noqa: B023
-                60,
                 federation,
             )
             site.prefix = ()
             site.start()
-            kept = until(f"{site.name} answers", lambda: published(site), 60, federation)  # noqa: B023
-            until(f"{site.name} publishes again", lambda: published(site) > kept, 90, federation)  # noqa: B023
+            kept = until(f"{site.name} answers", lambda: published(site), federation)  # noqa: B023
+            until(f"{site.name} publishes again", lambda: published(site) > kept, federation)  # noqa: B023
 
         for site in sites:
-            site.request("listen")
-        documents = until("all sites hold the same", lambda: settled(federation), 60, federation)
+            site.request("listen", timeout_s=PATIENCE_S)
+        documents = until("all sites hold the same", lambda: settled(federation), federation)
         assert len({one.averaging.digest for one in documents}) == 1
         vectors = [one.averaging.vector for one in documents]
         assert all(vector == vectors[0] for vector in vectors)
@@ -91,7 +90,7 @@ def test_sites_are_upgraded_one_after_the_other_while_the_others_go_on(former: P
             assert _trainer_went_on(site)
     settings = str(sites[0].folder / "site.toml")
     verified = [sys.executable, "-m", "kmel_p2p.cli.main", "ledger", "verify", "--config", settings]
-    done = subprocess.run(verified, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(verified, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

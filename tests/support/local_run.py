@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -18,6 +19,9 @@ SITES = ("north", "south", "east")
 COMPOUNDS, SCORED = 100, 60
 """Of each site, and for scoring: every one costs every daemon that starts some 10 ms for its features."""
 T = TypeVar("T")
+
+PATIENCE_S = 300.0
+"""For what has to happen, however busy the machine is. A time that is the point of a test stands in the test."""
 
 SETTINGS: dict[str, Any] = {
     "task": "aqueous solubility, small",
@@ -88,7 +92,7 @@ def write_solubility(folder: Path, counts: Sequence[int], scored: int) -> list[P
     return written
 
 
-def until(what: str, probe: Callable[[], T | None], deadline_s: float, federation: LocalFederation) -> T:
+def until(what: str, probe: Callable[[], T | None], federation: LocalFederation, deadline_s: float = PATIENCE_S) -> T:
     """Poll until `probe` gives something, or fail with the last lines of every site."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
@@ -98,6 +102,19 @@ def until(what: str, probe: Callable[[], T | None], deadline_s: float, federatio
         time.sleep(0.1)
     tails = "\n".join(f"--- {site.name}\n{site.last_lines()}" for site in federation)
     raise AssertionError(f"not within {deadline_s:g} s: {what}\n{tails}")
+
+
+def killed(site: SiteProcess) -> None:
+    """Kill a daemon, and wait until it is gone."""
+    site.signal(signal.SIGKILL)
+    assert site.wait(PATIENCE_S)
+
+
+def answer(site: SiteProcess) -> StatusDocument:
+    """The status of a daemon that answers, however late: one answer may take a busy machine over a second."""
+    status = site.status(timeout_s=PATIENCE_S)
+    assert status is not None, site.last_lines()
+    return status
 
 
 def published(site: SiteProcess) -> int:

@@ -48,7 +48,7 @@ def short_settings(**changes: Any) -> TransportSettings:
     return TransportSettings(**values)
 
 
-async def until(condition: Callable[[], Any], within: float = 10.0, what: str = "") -> Any:
+async def until(condition: Callable[[], Any], within: float = 60.0, what: str = "") -> Any:
     """Wait until `condition()` is truthy; its value. Polls the loop; never longer than the deadline."""
     end = time.monotonic() + within
     while not (value := condition()):
@@ -272,7 +272,7 @@ class RawDealer:
             self.socket.routing_id = routing_id
         self.socket.connect(server.address)
 
-    async def receive(self, within: float = 5.0) -> list[bytes]:
+    async def receive(self, within: float = 60.0) -> list[bytes]:
         return await until(lambda: self.socket.poll(0) and self.socket.recv_multipart(), within)
 
     def hello(self, lane: Lane = Lane.CONTROL, **changes: Any) -> bytes:

@@ -34,7 +34,7 @@ from pathlib import Path
 from kmel_p2p.simulate.sites import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 150.0
+PATIENCE_S = 300.0
 """For anything that is waited for: the machine may be busy."""
 
 PART = re.compile(
@@ -164,7 +164,7 @@ class Terminal:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
             try:
-                process.wait(30)
+                process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

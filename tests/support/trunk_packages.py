@@ -56,7 +56,7 @@ def install_template(folder: Path) -> Path:
         ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(installed), "--find-links", str(built),
          "--disable-pip-version-check", "trunk-template"],
     ):  # fmt: skip
-        subprocess.run([sys.executable, "-m", *command], cwd=TEMPLATE, check=True, capture_output=True, timeout=120)
+        subprocess.run([sys.executable, "-m", *command], cwd=TEMPLATE, check=True, capture_output=True, timeout=300)
     return installed
 
 

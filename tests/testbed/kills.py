@@ -85,6 +85,8 @@ class _Run:
         self.figures = Figures()
         self.rng = rng
         self._federation, self._plan = federation, plan
+        # Drawn before anything happens: how often a site is passed over, and so what is drawn next, is the machine's.
+        self._daemons = [rng.random() < plan.daemon_share for _ in range(plan.kills)]
         self._witness = Witness(self.figures)
         self._damage = Damage(next(iter(federation)).folder.parent / "backups", plan.damage_share, rng)
         self._began = time.monotonic()
@@ -101,7 +103,7 @@ class _Run:
         if not up:
             return
         site = self.rng.choice(up)
-        daemon = self.rng.random() < self._plan.daemon_share
+        daemon = self._daemons[len(self.figures.kills)]
         if self.rng.random() < self._plan.busy_share:
             self.await_(f"{site.name} trains again", lambda: _trains(site), UP_S)
             self.pause(self.rng.uniform(0.0, 1.0))
@@ -116,7 +118,7 @@ class _Run:
         )
         if daemon:
             site.signal(signal.SIGKILL)
-            site.wait(5.0)
+            site.wait(UP_S)
             self._rising.pop(site.name, None)
             self._witness.look(site)
             self._due[site.name] = time.monotonic() + self.rng.uniform(0.0, self._plan.longest_down_s)
@@ -191,7 +193,7 @@ class _Run:
 
     def _down(self, site: SiteProcess) -> None:
         site.signal(signal.SIGKILL)
-        site.wait(5.0)
+        site.wait(UP_S)
         self._witness.look(site)
         self._held.add(site.name)
 

@@ -12,9 +12,10 @@ import zmq
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import LinkDown
-from kmel_p2p.core.types import MILLISECOND, Lane
+from kmel_p2p.core.types import MILLISECOND, SECOND, Lane
 from kmel_p2p.net.frames import Chunk, Payload, encode
 from kmel_p2p.net.link_events import AuthRejected, DialFailed, LinkFault, LinkPhase, PeerMisbehaved, StrangerRefused
+from kmel_p2p.net.transport import TICK_MAX
 from tests.support.net_peers import Federation, short_settings, until
 
 STRANGER = Identity(b"\x77" * 32)
@@ -89,9 +90,9 @@ async def test_late_authorisation_recovers_within_one_pause(federation: Federati
     b.dial(a)
     await until(lambda: len(b.told(AuthRejected)) >= 3)
     roster.add(b.key)
-    admitted = time.monotonic()
-    await until(lambda: b.outbound(a), within=5)
-    assert time.monotonic() - admitted < 0.5 * 1.25 + 0.5
+    refused = len(b.told(AuthRejected))
+    await until(lambda: b.outbound(a))
+    assert len(b.told(AuthRejected)) - refused <= 1  # of a dial that was under way
 
 
 async def test_a_wrong_server_key_is_explained_and_dialled_ever_less(federation: Federation) -> None:
@@ -128,13 +129,12 @@ async def test_revocation_cuts_live_sessions_both_ways_within_a_second(federatio
     await until(lambda: a.outbound(b) and b.outbound(a) and a.link(b).inbound)
     federation.roster.discard(b.key)  # nobody calls revoke: the transport reads the roster itself
     b.roster = federation.roster | {b.key}
-    start = time.monotonic()
-    await until(lambda: b.told(LinkDown), within=1.0)
+    assert TICK_MAX < SECOND
+    await until(lambda: b.told(LinkDown))
     b.transport.send(a.key, b"still here?", Lane.CONTROL)
-    await until(lambda: b.told(AuthRejected), within=5)
+    await until(lambda: b.told(AuthRejected))
     assert a.messages == []
     assert b.key not in a.transport.links()
-    assert time.monotonic() - start < 6
 
 
 async def test_an_explicit_revocation_acts_at_once_and_before_the_roster_says_so(federation: Federation) -> None:
@@ -143,7 +143,7 @@ async def test_an_explicit_revocation_acts_at_once_and_before_the_roster_says_so
     await until(lambda: b.outbound(a))
     a.transport.revoke(b.key)
     b.transport.send(a.key, b"under way", Lane.CONTROL)
-    await until(lambda: b.told(LinkDown), within=1.0)
+    await until(lambda: b.told(LinkDown))
     await until(lambda: b.told(AuthRejected))
     assert a.messages == []
 

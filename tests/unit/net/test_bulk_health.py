@@ -124,13 +124,13 @@ async def test_a_path_that_swallows_large_packets_is_told_until_it_heals(
     a.dial(b, proxy.address)
     await until(lambda: a.outbound(b))
     assert a.transport.send(b.key, pattern(MIB), Lane.BULK)
-    stuck = await until(lambda: a.told(BulkStuck), within=10)
+    stuck = await until(lambda: a.told(BulkStuck))
     assert "though small messages do" in stuck[0].reason
     assert a.outbound(b)
     assert a.link(b).bulk_problem
     proxy.largest = None
     a.transport.send(b.key, pattern(MIB), Lane.BULK)
-    await until(lambda: a.told(BulkMoves), within=30)
+    await until(lambda: a.told(BulkMoves))
     assert a.link(b).bulk_problem == ""
 
 
@@ -147,7 +147,7 @@ async def test_a_bulk_connection_that_makes_no_progress_is_dialled_anew_and_its_
     await until(lambda: b.messages)
     proxy.worn = before = proxy.connections
     assert a.transport.send(b.key, pattern(2 * MIB), Lane.BULK)
-    await until(lambda: len(b.messages) == 2, within=60)
+    await until(lambda: len(b.messages) == 2)
     assert [bytes(data) for _, data, _ in b.messages] == [pattern(MIB), pattern(2 * MIB)]
     assert proxy.connections > before
     assert not a.told(SendFailed)

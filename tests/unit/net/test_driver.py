@@ -249,7 +249,7 @@ async def test_the_timer_follows_the_machines_deadline(bench) -> None:
     b.driver.command("arm earlier")
     await until(lambda: b.machine.inputs[-1][0] == "advance")
     assert b.machine.inputs[-1][1] >= start + 10 * MILLISECOND
-    assert monotonic() - start < 5000 * MILLISECOND
+    assert b.machine.inputs[-1][1] < start + 60 * SECOND
 
 
 async def test_a_deadline_that_never_moves_leaves_the_loop_free(bench) -> None:
@@ -257,13 +257,12 @@ async def test_a_deadline_that_never_moves_leaves_the_loop_free(bench) -> None:
     b.machine.advance = lambda now: b.machine.inputs.append(("advance", now))  # type: ignore[method-assign]
     b.machine.wake = 0
     b.driver.command("arm")
-    turns = 0
-    end = monotonic() + 50 * MILLISECOND
-    while monotonic() < end:
+    turns, began = 0, monotonic()
+    while (now := monotonic()) < began + 50 * MILLISECOND or turns < 1000:
         await asyncio.sleep(0)
         turns += 1
     advances = sum(kind == "advance" for kind, _ in b.machine.inputs)
-    assert advances <= 60
+    assert advances <= (now - began) // MILLISECOND + 10
     assert turns > advances
 
 
@@ -319,7 +318,7 @@ async def test_a_blocked_loop_is_measured_and_told(bench) -> None:
     end = monotonic() + 150 * MILLISECOND
     while monotonic() < end:  # what a long computation on the loop does
         pass
-    told = await until(lambda: [what.late_us for what in b.commands() if isinstance(what, LoopLag)], within=5)
+    told = await until(lambda: [what.late_us for what in b.commands() if isinstance(what, LoopLag)])
     assert told[0] >= 40 * MILLISECOND
 
 
@@ -336,7 +335,7 @@ async def test_a_standstill_is_told_before_whatever_came_in_meanwhile(bench, mon
     assert 60 * SECOND <= told.for_us < 70 * SECOND
     slept_us += 60 * SECOND
     # Nothing comes in: the loop looks by itself.
-    await until(lambda: sum(isinstance(what, StoodStill) for what in b.commands()) == 2, within=5)
+    await until(lambda: sum(isinstance(what, StoodStill) for what in b.commands()) == 2)
 
 
 async def test_nothing_is_fed_after_the_stop_and_stores_are_finished_first(bench) -> None:
