@@ -36,6 +36,7 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.registry import kind_of
+from kmel_p2p.learn.train.adamw import AdamW
 from kmel_p2p.learn.train.dataset import Inputs
 
 BATCH = 64
@@ -176,7 +177,7 @@ def _loss(network: Network, rows: NDArray[np.float32], training: bool) -> torch.
 
 def _trained(network: Network, rows: NDArray[np.float32]) -> NDArray[np.float32]:
     rule = TrainingRule()
-    optimiser = torch.optim.AdamW([network.trunk], lr=rule.learning_rate, weight_decay=rule.weight_decay)
+    optimiser = AdamW([network.trunk], rule.learning_rate, rule.weight_decay)
     for _ in range(STEPS):
         network.clear_gradients()
         _loss(network, rows, training=True).backward()  # type: ignore[no-untyped-call]

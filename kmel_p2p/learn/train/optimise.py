@@ -23,6 +23,7 @@ from kmel_p2p.learn.models.dropout import sharing
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.registry import kind_of
 from kmel_p2p.learn.tensor_file import Stream
+from kmel_p2p.learn.train.adamw import AdamW
 from kmel_p2p.learn.train.dataset import Dataset
 
 CLIP_NORM = 5.0
@@ -123,9 +124,7 @@ class LocalOptimiser:
         self._loss = MultiTaskLoss(dataset.endpoints)
         groups = (network.private,) if private_only else (network.trunk, network.private)
         self._parameters = [parameter for parameter in groups if parameter.numel()]
-        self._adam = torch.optim.AdamW(
-            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        self._adam = AdamW(self._parameters, settings.learning_rate, settings.weight_decay)
         self._steps = self._fresh_at = self.changes = 0
         # Ranks that read the same features draw the same masks and take their rows of them. Other trunks draw for their
         # own rows, and must not draw alike.
@@ -142,8 +141,7 @@ class LocalOptimiser:
         """Train by other settings from now on; their seed stays the same."""
         self.settings = settings
         self.changes += 1
-        for group in self._adam.param_groups:
-            group["weight_decay"] = settings.weight_decay
+        self._adam.weight_decay = settings.weight_decay
 
     def learn_from(self, dataset: Dataset) -> None:
         """Train on other measurements of the same assay endpoints; moments and the count of steps stay."""
@@ -163,8 +161,7 @@ class LocalOptimiser:
         Returns:
             mean loss over the steps.
         """
-        for group in self._adam.param_groups:
-            group["lr"] = self.settings.learning_rate * rate
+        self._adam.learning_rate = self.settings.learning_rate * rate
         losses = []
         for _ in range(steps):
             if interrupted is not None:
@@ -232,7 +229,7 @@ class LocalOptimiser:
 
     def _begun(self, parameter: Tensor) -> dict[str, Tensor]:
         """Adam's state of a parameter with the count of steps as it is now; the moments are zeros where it had none."""
-        state: dict[str, Tensor] = self._adam.state[parameter]
+        state = self._adam.state.setdefault(parameter, {})
         for name in ("exp_avg", "exp_avg_sq"):
             if name not in state:
                 state[name] = torch.zeros_like(parameter.detach())

@@ -23,6 +23,7 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.registry import KINDS, TrunkKind
+from kmel_p2p.learn.train.adamw import AdamW
 from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss, cosine_rate
 from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
@@ -56,6 +57,25 @@ def test_the_daemon_side_imports_neither_torch_nor_rdkit() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'rdkit', 'pint', 'pandas')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_adamw_is_torchs_own() -> None:
+    generator = torch.Generator().manual_seed(1)
+    ours, theirs = ([torch.full((size,), 0.5, requires_grad=True) for size in (70, 9, 3)] for _ in range(2))
+    one, other = AdamW(ours, 1e-2, 0.1), torch.optim.AdamW(theirs, lr=1e-2, weight_decay=0.1, fused=True)
+    for step in range(12):
+        if step == 6:
+            one.learning_rate, one.weight_decay = 1e-3, 0.2
+            other.param_groups[0].update(lr=1e-3, weight_decay=0.2)
+        # The last one never has a gradient, the second has one in every other step.
+        for left, right in list(zip(ours, theirs, strict=True))[: 1 + step % 2]:
+            left.grad = torch.randn(left.shape, generator=generator)
+            right.grad = left.grad.clone()
+        one.step()
+        other.step()
+        ours[1].grad = theirs[1].grad = None
+    assert all(torch.equal(left, right) for left, right in zip(ours, theirs, strict=True))
+    assert ours[2] not in one.state
 
 
 def test_the_network_is_its_flat_vectors() -> None:

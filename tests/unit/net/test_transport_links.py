@@ -16,6 +16,7 @@ from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import digest
 from kmel_p2p.core.effects import LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane
+from kmel_p2p.net import dialler
 from kmel_p2p.net.link_events import DialFailed, Egress, LinkFault, LinkPhase, PeerMisbehaved
 from kmel_p2p.net.settings import CHUNK_BYTES, CONTROL_BYTES_MAX
 from kmel_p2p.net.sockets import READABLE, readiness
@@ -348,9 +349,11 @@ async def test_a_peer_that_returns_on_its_port_is_found_again(federation: Federa
     await until(lambda: again.messages)
 
 
-async def test_hearing_from_a_site_ends_the_pause_before_dialling_it(federation: Federation) -> None:
-    patient = short_settings(backoff_first_us=3600 * SECOND, backoff_cap_us=3600 * SECOND)
-    a = await federation.add(1, settings=patient)
+async def test_hearing_from_a_site_ends_the_pause_before_dialling_it(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialler, "pause", lambda *given: 3600 * SECOND)
+    a = await federation.add(1, settings=short_settings())
     b = await federation.add(2, start=False)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
