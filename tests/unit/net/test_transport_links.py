@@ -20,7 +20,7 @@ from kmel_p2p.net import dialler
 from kmel_p2p.net.link_events import DialFailed, Egress, LinkFault, LinkPhase, PeerMisbehaved
 from kmel_p2p.net.settings import CHUNK_BYTES, CONTROL_BYTES_MAX
 from kmel_p2p.net.sockets import READABLE, readiness
-from tests.support.net_peers import Federation, short_settings, until
+from tests.support.net_peers import Federation, monotonic, short_settings, until
 
 MIB = 1024 * 1024
 
@@ -360,6 +360,9 @@ async def test_hearing_from_a_site_ends_the_pause_before_dialling_it(
         port = probe.getsockname()[1]
     a.transport.dial(b.key, (f"127.0.0.1:{port}",))
     await until(lambda: a.told(DialFailed))
+    # Who has only just failed is not tried again at once.
+    tried_again_us = monotonic() + short_settings().backoff_first_us
+    await until(lambda: monotonic() > tried_again_us)
     b.transport._bind = f"tcp://127.0.0.1:{port}"
     b.address = await b.transport.start()
     b.dial(a)
