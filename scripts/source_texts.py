@@ -130,7 +130,7 @@ def _says_nothing(node: ast.AST) -> bool:
 def numbered(text: str) -> str:
     """A text as a catalogue of translations has it: `{1}`, `{2}` ... for what differs, in order."""
     count = itertools.count(1)
-    return re.sub(rf"{OPEN}|\{{\w+\}}", lambda found: f"{{{next(count)}}}", text)
+    return re.sub(rf"{OPEN}|\{{\w+(?:![rs])?\}}", lambda found: f"{{{next(count)}}}", text)
 
 
 def alarms() -> dict[str, set[str]]:

@@ -27,6 +27,8 @@ def fault_in_words(problem: Mapping[str, Any]) -> str:
         return f"expected {_PATTERNS.get(str(context.get('pattern')), 'another form of text')}"
     if kind in ("literal_error", "enum"):
         return f"expected one of {_choices(str(context.get('expected')))}"
+    if kind == "is_instance_of" and context.get("class") == "Path":
+        kind = "path_type"
     words = _BY_KIND.get(kind)
     if words is None:
         return "this value is not possible here"

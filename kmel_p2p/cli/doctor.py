@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.cli.exits import ExitCode
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import padded, say, told
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -64,14 +64,15 @@ def exit_code(found: list[Finding]) -> ExitCode:
 
 
 def _show(finding: Finding) -> None:
-    from rich.cells import cell_len
-
     mark, colour = MARKS[finding.level]
     check, text, todo = finding.in_words(say)
-    padded = check + " " * (CHECK_WIDTH - cell_len(check))  # letters of Korean are two columns wide
-    click.echo(f"{click.style(f'{mark:2}', fg=colour)} {padded} {text}")
+    # What is wrong with settings may take several lines.
+    first, *more = map(told, text.split("\n"))
+    click.echo(f"{click.style(f'{mark:2}', fg=colour)} {padded(check, CHECK_WIDTH)} {first}")
+    for line in more:
+        click.echo(f"   {'':{CHECK_WIDTH}} {line}")
     if todo:
-        click.echo(f"   {'':{CHECK_WIDTH}} -> {todo}")
+        click.echo(f"   {'':{CHECK_WIDTH}} -> {told(todo)}")
 
 
 def _bundle(path: Path, config_path: Path, found: list[Finding], yes: bool, quiet: bool) -> None:

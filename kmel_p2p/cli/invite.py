@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from kmel_p2p.cli.charter_draft import draft_charter, draft_options, remarks
 from kmel_p2p.cli.founding_plan import given_of, plan_of, require_open, rules_of
+from kmel_p2p.cli.invite_decisions import DECISIONS, ask_peer, day_text, line_of
 from kmel_p2p.cli.language import say, tell
 from kmel_p2p.cli.new_site import NewSite, new_site_options
-from kmel_p2p.cli.options import echo_json, json_option
+from kmel_p2p.cli.options import FILE
 from kmel_p2p.cli.qr_code import QrWanted, qr_options
 
 if TYPE_CHECKING:
@@ -44,6 +46,15 @@ TROUBLES = 20
 @click.option(
     "--days", type=click.FloatRange(min=0.01, max=90), default=7, show_default=True, help="How long it is valid."
 )
+@click.option(
+    "--config",
+    "-c",
+    "config_path",
+    type=FILE,
+    envvar="KMEL_CONFIG",
+    show_envvar=True,
+    help="Settings of a site that takes part; default: site.toml in --directory.",
+)
 @qr_options
 @draft_options
 @new_site_options
@@ -51,6 +62,7 @@ TROUBLES = 20
 def invite(
     context: click.Context,
     /,
+    config_path: Path | None,
     federation: str | None,
     count: int | None,
     days: float,
@@ -74,15 +86,19 @@ def invite(
 
     Whoever has the text may ask to join; nobody takes part before you have approved it.
     """
+    settings = _settings(context, config_path, site["directory"])
     if context.invoked_subcommand is not None:
-        context.obj = site["directory"]
+        context.obj = settings
         return
     from kmel_p2p.site.desk.invitations import FoundingPlan, InvitationBook
 
     wanted = QrWanted(qr, qr_file)
-    if federation is None and _takes_part(site["directory"]):
-        _invite_to_run(context, site["directory"], count or 1, days, wanted)
+    if federation is None and _takes_part(settings):
+        _invite_to_run(settings, count or 1, days, wanted)
         return
+    if settings.name != "site.toml":
+        raise click.UsageError(f"{settings} is of no site of a federation; found one with --directory")
+    site["directory"] = settings.parent
     here = NewSite.opened(**site, must_listen=True)
     book = InvitationBook(here.state_dir)
     kept, drafted = book.plan, {"trunk": trunk, "seed": seed, "compounds": compounds, "epsilon": epsilon}
@@ -99,27 +115,36 @@ def invite(
     _found(here, identity, book, plan, days, wanted, given_of(context, ["days"]) != [])
 
 
-def _takes_part(directory: Path) -> bool:
-    """Whether the site of this directory has a charter in force."""
+def _settings(context: click.Context, config_path: Path | None, directory: Path) -> Path:
+    """Of the site: what the command line names, else what KMEL_CONFIG does, else the settings here."""
+    config, folder = (
+        context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ("config_path", "directory")
+    )
+    if config and folder:
+        raise click.UsageError("--config and --directory name the same thing; leave one of them out")
+    return config_path if config_path is not None and not folder else directory / "site.toml"
+
+
+def _takes_part(settings: Path) -> bool:
+    """Whether the site with these settings has a charter in force."""
     from kmel_p2p.cli.charter import load_charter
     from kmel_p2p.site.config import load_config
 
-    if not (directory / "site.toml").exists():
+    if not settings.exists():
         return False
-    path = load_config(directory / "site.toml").site.charter
+    path = load_config(settings).site.charter
     return path.exists() and not load_charter(path).problems()
 
 
-def _invite_to_run(context: click.Context, directory: Path, uses: int, days: float, wanted: QrWanted) -> None:
+def _invite_to_run(settings: Path, uses: int, days: float, wanted: QrWanted) -> None:
     """Have the running peer make an invitation."""
     from kmel_p2p.site.control.client import NotRunningError
 
-    context.obj = directory
     try:
-        made = _ask(context, "invite", {"uses": uses, "days": float(days)})
+        made = ask_peer(settings, "invite", {"uses": uses, "days": float(days)})
     except NotRunningError:
         raise NotRunningError(
-            f"the charter is complete, and the peer does not run: kmel-peer run -c {directory / 'site.toml'}. Founders "
+            f"the charter is complete, and the peer does not run: kmel-peer run -c {settings}. Founders "
             "that lack the charter fetch it from the running peer, and kmel-peer invite lets later partners in there"
         ) from None
     told = say("Send this text to the {count} new sites:")
@@ -130,6 +155,10 @@ def _invite_to_run(context: click.Context, directory: Path, uses: int, days: flo
     wanted.show(made["text"])
     click.echo(_they_run(made["expires"]))
     click.echo(say("kmel-peer invite list shows who asks; invite approve SITE proposes the amendment that adds it."))
+
+
+for _decision in DECISIONS:
+    invite.add_command(_decision)
 
 
 # ---- founding ---------------------------------------------------------------------------------------------------
@@ -179,7 +208,7 @@ def _listening(address: str, others: int) -> str:
 
 def _they_run(expires: int) -> str:
     told = say("They run: kmel-peer join TEXT --directory NAME. It is valid until {day}.")
-    return told.format(day=_day(expires))
+    return told.format(day=day_text(expires))
 
 
 def _require_own(path: Path, charter: Charter, federation: str, identity: Identity) -> None:
@@ -316,84 +345,3 @@ def _collect(room: FoundingRoom, table: FoundingTable, news: threading.Event) ->
         while not room.do(table.all_have_it):
             news.clear()
             news.wait(0.5)
-
-
-def line_of(row: Mapping[str, Any]) -> str:
-    """A newcomer, with the digits on a line of their own: what it chose itself cannot pass for them."""
-    where = ", ".join(row["addresses"]) or "no address: it only dials out"
-    return f"{row['name']:16} {row['state']:9} ({where})\n{'':16} fingerprint {row['fingerprint']}"
-
-
-def _day(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
-
-
-# ---- decisions from another terminal ----------------------------------------------------------------------------
-
-
-def _ask(context: click.Context, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.control.client import ControlClient
-
-    directory: Path = context.obj
-    with ControlClient(load_config(directory / "site.toml").site.state_dir) as client:
-        return client.request(name, arguments)
-
-
-@invite.command("list")
-@json_option
-@click.pass_context
-def list_(context: click.Context, as_json: bool) -> None:
-    """Show invitations, and who asks to join."""
-    found = _ask(context, "invitations")
-    if as_json:
-        echo_json(found)
-        return
-    for invitation in (one for one in found["invitations"] if one["expires"] > time.time()):
-        tell(f"valid until {_day(invitation['expires'])}, {invitation['places']} places left:")
-        click.echo(f"{invitation['text']}\n")
-    for row in found["sites"]:
-        click.echo(line_of(row))
-    if not found["sites"]:
-        click.echo(say("Nobody has asked to join yet."))
-
-
-@invite.command()
-@click.argument("site")
-@click.option("--yes", is_flag=True, help="The fingerprint was compared; do not ask.")
-@click.pass_context
-def approve(context: click.Context, site: str, yes: bool) -> None:
-    """Let SITE take part. Compare the fingerprint first, by phone: both sides see the same digits."""
-    from kmel_p2p.cli.new_site import agreed
-
-    named = [row for row in _ask(context, "invitations")["sites"] if site in (row["name"], row["key"])]
-    # A name means who was not refused, and a refusal is taken back only where it is clear whose.
-    rows = [row for row in named if row["state"] != "refused"] or named
-    for row in rows:
-        click.echo(line_of(row))
-    if len(rows) > 1:
-        keys = ", ".join(row["key"] for row in rows)
-        raise click.UsageError(f"several sites called {site!r} were refused: name one by its key ({keys})")
-    if rows and not yes and not agreed(say("Does its operator read the same digits to you?")):
-        tell(f"Nothing was approved. If the digits differ: kmel-peer invite refuse {site}")
-        return
-    # By key and digits: it may ask anew meanwhile, and somebody else have taken the name.
-    shown = {"site": rows[0]["key"], "fingerprint": rows[0]["fingerprint"]} if rows else {"site": site}
-    done = _ask(context, "decide", {**shown, "approve": True})
-    click.echo(say("{site} is approved.").format(site=done["name"]) + done.get("text", ""))
-
-
-@invite.command()
-@click.argument("site")
-@click.pass_context
-def refuse(context: click.Context, site: str) -> None:
-    """Do not let SITE take part."""
-    done = _ask(context, "decide", {"site": site, "approve": False})
-    click.echo(say("{site} is refused.").format(site=done["name"]))
-
-
-@invite.command()
-@click.pass_context
-def withdraw(context: click.Context) -> None:
-    """End all invitations: whoever holds one and was not approved is not let in any more."""
-    tell(f"{_ask(context, 'withdraw')} invitations are withdrawn.")

@@ -35,6 +35,13 @@ def told(text: str) -> str:
     return in_korean(text) if korean() else text
 
 
+def padded(text: str, width: int) -> str:
+    """A text and blanks up to a width on the screen, where letters of Korean take two columns."""
+    from rich.cells import cell_len
+
+    return text + " " * (width - cell_len(text))
+
+
 def tell(text: str, *, err: bool = False) -> None:
     """Print a line in the language of this process. `err`: on standard error."""
     click.echo(told(text), err=err)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kmel_p2p.cli.exits import ExitCode, exit_code_of, report
-from kmel_p2p.cli.language import say, speak, translated
+from kmel_p2p.cli.language import say, speak, told, translated
 from kmel_p2p.cli.plain_streams import plain_streams
 from kmel_p2p.version import VERSION
 
@@ -117,6 +117,8 @@ def _invoke(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(args=list(arguments), prog_name="kmel-peer", standalone_mode=False)
     except click.ClickException as error:
+        # What click says itself is translated already.
+        error.message = told(error.message)
         error.show()
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt) as error:

@@ -299,6 +299,7 @@ def _nobody() -> Exception:
     """Ctrl-C at a terminal stays what it is; the end of the input means that nobody answers."""
     import sys
 
+    click.echo()  # the question stands there, and the error begins a line
     return click.Abort() if sys.stdin.isatty() else click.UsageError(NO_ANSWER)
 
 

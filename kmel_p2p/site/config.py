@@ -283,7 +283,7 @@ def load_config(path: Path) -> SiteConfig:
     Raises:
         ConfigError: names file and key, what was found, and the nearest known key.
     """
-    return parse_config(read_text(path, "kmel-peer init writes one"), path)
+    return parse_config(read_text(path, "kmel-peer init writes one; --config names another"), path)
 
 
 def parse_config(text: str, path: Path) -> SiteConfig:

@@ -17,7 +17,7 @@ CATALOGUES = Path(__file__).resolve().parent.parent / "locale"
 
 FIELD = re.compile(r"\{\d\}")
 
-DEPTH = 3
+DEPTH = 4
 """Fields within fields that are looked up: an alarm has a reason, which has a reason."""
 
 BLANKS = re.compile(" +")
@@ -34,6 +34,10 @@ LETTER = re.compile("[a-zA-Z]")
 LONGEST = 4000
 """Characters of a text that is looked up; a peer says nothing longer."""
 
+LOOKED_UP = 100
+"""Parts of a text that are looked up; the longest error has sixteen. What a text of another site has
+beyond them, made for it, stays as it is."""
+
 
 @functools.cache
 def catalogue() -> gettext.NullTranslations:
@@ -41,14 +45,25 @@ def catalogue() -> gettext.NullTranslations:
     return gettext.translation(DOMAIN, CATALOGUES, languages=["ko"], fallback=True)
 
 
+@functools.lru_cache(maxsize=1024)
 def in_korean(text: str) -> str:
     """A text that a peer made; as it is where the catalogue lacks it. So are fields: names, numbers, addresses."""
-    return text if len(text) > LONGEST else _looked_up(text, DEPTH)[0]
+    return text if len(text) > LONGEST else _looked_up(text, DEPTH, {})[0]
 
 
-@functools.lru_cache(maxsize=4096)
-def _looked_up(text: str, depth: int) -> tuple[str, int]:
-    """A text in Korean, and how many letters of it stayed English. Blanks around it stay, too."""
+def _looked_up(text: str, depth: int, made: dict[tuple[str, int], tuple[str, int]]) -> tuple[str, int]:
+    """A text in Korean, and how many letters of it stayed English. Blanks around it stay, too. `made`: what was looked
+    up so far."""
+    found = made.get((text, depth))
+    if found is None:
+        if len(made) >= LOOKED_UP:
+            return text, len(LETTER.findall(text))
+        made[text, depth] = text, len(LETTER.findall(text))  # counts from now on
+        found = made[text, depth] = _korean_of(text, depth, made)
+    return found
+
+
+def _korean_of(text: str, depth: int, looked_up: dict[tuple[str, int], tuple[str, int]]) -> tuple[str, int]:
     # The catalogue has single blanks, and none around a text.
     plain = BLANKS.sub(" ", text).strip()
     if not plain:
@@ -61,18 +76,21 @@ def _looked_up(text: str, depth: int) -> tuple[str, int]:
     what, separator, rest = plain.partition(": ")
     if depth and separator and " " not in what:
         # A file, a name or an address, and what is said of it.
-        told, stayed = _looked_up(rest, depth - 1)
+        told, stayed = _looked_up(rest, depth - 1, looked_up)
         if stayed < len(LETTER.findall(rest)):
             best, left = f"{before}{what}: {told}{after}", stayed + len(LETTER.findall(what))
     for parts, korean in _templates() if depth else ():
         fields = _fields(parts, plain)
         if fields is None:
             continue
-        made = [_looked_up(field, depth - 1) for field in fields]
+        made = [_looked_up(field, depth - 1, looked_up) for field in fields]
         stayed = sum(letters for _, letters in made)
-        known = any(map(WORD.search, parts)) or all(
-            NUMBER.fullmatch(field) or field != korean_field
-            for field, (korean_field, _) in zip(fields, made, strict=True)
+        korean_fields = [told != field for field, (told, _) in zip(fields, made, strict=True)]
+        known = (
+            any(map(WORD.search, parts))
+            # A short word at the beginning, and behind it what is known: `key {1} is {2}: {3}`.
+            or (LETTER.search(parts[0]) is not None and korean_fields[-1])
+            or all(NUMBER.fullmatch(field) or told for field, told in zip(fields, korean_fields, strict=True))
         )
         if known and stayed < left:
             best, left = f"{before}{korean.format('', *(field for field, _ in made))}{after}", stayed

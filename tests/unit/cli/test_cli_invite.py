@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from kmel_p2p.cli.charter_view import charter_view
 from kmel_p2p.cli.founding_plan import given_of, require_open
 from kmel_p2p.cli.init import site_template
 from kmel_p2p.cli.join import _given
+from kmel_p2p.cli.main import cli
 from kmel_p2p.cli.new_site import NewSite, _bound, agreed, answer
 from kmel_p2p.cli.qr_code import QrWanted
 from kmel_p2p.cli.screen import Screen
@@ -149,10 +150,10 @@ def test_a_name_means_who_was_not_refused(founding: Founding, monkeypatch: pytes
     founding.book.decide("south", False)
     founding.ask(SOUTH, "south")
 
-    def ask(context: object, name: str, arguments: Any = None) -> Any:
+    def ask(settings: Path, name: str, arguments: Any = None) -> Any:
         return founding.decisions.answer(name, arguments or {})
 
-    monkeypatch.setattr(inviting, "_ask", ask)
+    monkeypatch.setattr("kmel_p2p.cli.invite_decisions.ask_peer", ask)
     result = CliRunner().invoke(inviting.invite, ["-d", str(founding.here.directory), "approve", "south", "--yes"])
     assert result.exit_code == 0, result.output
     assert [one.key for one in founding.book.approved()] == [SOUTH.key.hex()]
@@ -283,3 +284,62 @@ def test_only_what_stands_on_the_command_line_counts_as_given() -> None:
     for arguments in ([], ["--sites", "2"], ["--seed", "1", "--days", "7"]):
         command.main(arguments, standalone_mode=False)
     assert found == [[], ["sites"], ["seed", "days"]]
+
+
+WITHOUT_A_SITE = {
+    "charter diff", "charter merge", "charter show", "charter sign", "charter verify", "completion", "data catalogue",
+    "init", "join", "privacy plan", "projects", "simulate", "standardise",
+    "trunk check", "trunk draft", "trunk list",
+}  # fmt: skip
+"""Commands that act on no site that is there, or on several."""
+
+
+def commands(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, with its whole name."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{above}{name} ")
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield f"{above}{name}", command
+
+
+def test_every_command_of_a_site_is_told_alike_which_one() -> None:
+    without = {
+        name
+        for name, command in commands(cli)
+        if not any("-c" in parameter.opts and "--config" in parameter.opts for parameter in command.params)
+    }
+    assert without == WITHOUT_A_SITE
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (["list", "-c", "a/peer.toml"], "a/peer.toml"),
+        (["-d", "b", "list"], "b/site.toml"),
+        (["-c", "a/peer.toml", "list"], "a/peer.toml"),
+        (["-d", "b", "list", "-c", "a/peer.toml"], "a/peer.toml"),
+        (["list"], "c/site.toml"),
+    ],
+)
+def test_decisions_are_those_of_the_site_that_was_named(
+    given: list[str], asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    nothing: dict[str, list[Any]] = {"invitations": [], "sites": []}
+    monkeypatch.setattr("kmel_p2p.cli.invite_decisions.ask_peer", lambda path, name: seen.append(path) or nothing)
+    result = CliRunner().invoke(inviting.invite, given, env={"KMEL_CONFIG": "c/site.toml"})
+    assert result.exit_code == 0, result.output
+    assert seen == [Path(asked)]
+
+
+def test_settings_of_no_federation_found_none(tmp_path: Path) -> None:
+    named = ["--config", str(tmp_path / "peer.toml")]
+    for more, told in (([], "--directory"), (["-d", str(tmp_path)], "leave one of them out")):
+        result = CliRunner().invoke(inviting.invite, [*named, *more])
+        assert result.exit_code == 2
+        assert told in result.output
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -21,9 +22,11 @@ from kmel_p2p.agreement.charter import Charter, CharterDocument
 from kmel_p2p.agreement.strict import StrictModel
 from kmel_p2p.chem.dataset.manifest import reason_kind
 from kmel_p2p.cli.charter_comments import commented, explanations
+from kmel_p2p.cli.doctor import _show
 from kmel_p2p.cli.main import COMMANDS, cli
 from kmel_p2p.cli.status_view import HEADINGS
 from kmel_p2p.core.membership.health import MembershipCounters
+from kmel_p2p.site.doctor.findings import Area, problem
 from kmel_p2p.site.observe.status import SitePhase
 from kmel_p2p.web.korean import CATALOGUES, DOMAIN, in_korean
 from tests.support.scripts import script
@@ -87,9 +90,12 @@ def test_every_text_of_the_catalogue_is_one_that_the_program_says(words: dict[st
         command = cli.get_command(context, name)
         assert command is not None
         said |= set(texts_of(command))
+    source = script("source_texts.py")
     for path in ((ROOT / "kmel_p2p").rglob("*.py"), OF_CLICK.glob("*.py")):
         said |= {text for each in path for text in literals(ast.parse(each.read_text("utf-8")))}
-    source = script("source_texts.py")
+    # What libraries say comes filled in where it is in the plural, or with what was found.
+    for path in (*OF_CLICK.glob("*.py"), *Path(tomllib.__file__).parent.glob("*.py")):
+        said |= {source.numbered(text) for text in source.Texts(path).whole(source.Texts(path).tree)}
     templates = {source.numbered(text) for text in source.texts_of_the_package()}
     said |= (
         templates | {reason_kind(text.replace("{1}", "7", 1)) for text in templates} | set(map(reason_kind, templates))
@@ -216,3 +222,15 @@ def test_output_for_programs_is_english_everywhere(tmp_path: Path) -> None:
     told = run("doctor", "--json", "--config", str(tmp_path / "site.toml"), LANG="ko_KR.UTF-8")
     assert '"settings"' in told
     assert not HANGUL.search(told)
+
+
+def test_each_line_of_what_is_wrong_stands_in_its_column_and_in_korean(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kmel_p2p.cli.language.korean", lambda: True)
+    finding = problem(Area.FILES, "settings", "{error}", "correct {path}, then ask again", path="a.toml",
+                      error="a.toml: key 'data' is missing\na.toml: key 'log' is missing")  # fmt: skip
+    _show(finding)
+    first, second, todo = capsys.readouterr().out.splitlines()
+    assert cell_len(first[: first.index("a.toml")]) == second.index("a.toml") == todo.index("->")
+    assert second.endswith("키 'log'이(가) 없습니다")

@@ -7,10 +7,13 @@ import dataclasses
 import re
 import string
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kmel_p2p.agreement import in_words
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.cli import language
 from kmel_p2p.core.ledger import reasons
@@ -20,8 +23,10 @@ from kmel_p2p.core.membership.health import MembershipCounters
 from kmel_p2p.core.rounds.machine import HEARING
 from kmel_p2p.core.rounds.twin_pause import TWIN_CHOSEN, TWIN_FOUND
 from kmel_p2p.net.connection_failure import ConnectionFailure, explain
+from kmel_p2p.site.config import parse_config
 from kmel_p2p.site.observe.egress_summary import KINDS, OTHER
 from kmel_p2p.site.observe.status import SitePhase, WaitStatus
+from kmel_p2p.web import korean
 from kmel_p2p.web.korean import catalogue, in_korean
 from tests.support.scripts import script
 
@@ -81,15 +86,28 @@ def rows_of_the_status(source: Any) -> Iterator[str]:
                     yield from file.whole(node.value)
 
 
-def errors_of(*paths: str) -> Callable[[Any], Iterator[str]]:
-    """What these files raise that an operator may bring about."""
+IN_THE_CODE = (
+    "core/membership/machine.py", "core/sealed/levels.py", "delta/codec.py",
+    "delta/layout.py", "learn/train/round.py", "learn/worker/trainer.py", "net/driver.py", "net/transport.py",
+    "structures/cache.py", "trainer/contribution_book.py",
+)  # fmt: skip
+"""Where LocalError and ValueError are for those who call the code: no setting, file or order brings them about."""
+
+ALWAYS = (
+    "BadParameter", "BusyError", "ClickException", "ConfigError", "DataError", "DoesNotHoldError", "LostError",
+    "NotAnsweringError", "NotRunningError", "RefusedError", "SiteFailedError", "UsageError",
+)  # fmt: skip
+"""Errors that an operator reads, wherever they are raised."""
+
+
+def errors(*kinds: str) -> Callable[[Any], Iterator[str]]:
+    """What errors of these kinds say."""
 
     def found(source: Any) -> Iterator[str]:
         for file in source.sources():
-            if str(file.path).endswith(paths):
-                for name, call in file.calls():
-                    if name.endswith("Error") and name != "WireError" and call.args:
-                        yield from file.texts(call.args[0])
+            for name, call in file.calls():
+                if name in kinds and call.args and (name in ALWAYS or not str(file.path).endswith(IN_THE_CODE)):
+                    yield from file.texts(call.args[0])
 
     return found
 
@@ -105,6 +123,19 @@ def told_in(*paths: str) -> Callable[[Any], Iterator[str]]:
     return found
 
 
+def faults_in_words(source: Any) -> Iterator[str]:
+    """What is wrong with a setting, and what is expected."""
+    yield from in_words._BY_KIND.values()
+    for file in source.sources():
+        for name, call in file.calls():
+            if name == "worded_pattern" and len(call.args) == 2:
+                yield from (text for text in file.texts(call.args[1]) if " " in text)
+        if str(file.path).endswith("agreement/in_words.py"):
+            yield from (text for text in file.whole(file.tree) if text.startswith(("expected ", "this ")))
+        if str(file.path).endswith("agreement/strict.py"):
+            yield from (text for text in file.whole(file.tree) if "key" in text and " " in text)
+
+
 @pytest.mark.parametrize(
     ("kind", "at_least"),
     [
@@ -112,10 +143,14 @@ def told_in(*paths: str) -> Callable[[Any], Iterator[str]]:
         (rows_of_the_status, 25),
         (told_in("agreement/amendment_words.py"), 15),
         (told_in("rules/validity.py", "rules/entry_check.py"), 25),
-        (errors_of("site/control/client.py", "site/keys.py", "state/lockfile.py", "site/notice_board.py"), 18),
-        (errors_of("site/desk/invitations.py", "site/desk/founding.py"), 15),
+        (errors("ConfigError"), 300),
+        (errors("DataError"), 40),
+        (errors("LocalError", "ValueError"), 150),
+        (errors("BadParameter", "ClickException", "UsageError"), 35),
+        (errors(*sorted({*ALWAYS} - {"BadParameter", "ClickException", "ConfigError", "DataError", "UsageError"})), 15),
+        (faults_in_words, 20),
     ],
-    ids=["commands", "status", "amendments", "rules", "site", "desk"],
+    ids=["commands", "status", "amendments", "rules", "config", "data", "local", "usage", "other", "settings"],
 )
 def test_no_sentence_of_this_kind_is_english_alone(
     source: Any, kind: Callable[[Any], Iterator[str]], at_least: int
@@ -192,6 +227,30 @@ def test_fields_within_fields_are_korean_and_names_stay() -> None:
     )
     for text in ("", "north", "tcp://{1}:{2} does not speak", "{1}", "site {1} is", "a" * 100_000):
         assert in_korean(text) == text
+
+
+def test_errors_in_settings_are_korean_to_the_last_word(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    for text, told in (
+        ('[site]\nname = "Bad Name"', "키 'site.name'의 값이 'Bad Name'입니다. 소문자, 숫자,"),
+        ("[site]\nname = 3", "키 'site.name'의 값이 3입니다. 따옴표로 묶은 글 필요"),
+        ("[site]\nstate_dir = 3", "키 'site.state_dir'의 값이 3입니다. 따옴표로 묶은 경로 필요"),
+        ("[site]\nnmae = 'a'", "없는 키 'site.nmae'. 'name'입니까?"),
+        ("[site", "TOML이 아닙니다: 표 선언의 끝에 ']'가 필요합니다(위치: 문서의 끝)"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_config(text, path)
+        assert any(told in in_korean(line) for line in str(caught.value).splitlines()), caught.value
+
+
+def test_a_text_that_was_made_to_cost_much_is_looked_up_so_far_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(
+        korean, "_fields", lambda parts, text, fields=korean._fields: tried.append(0) or fields(parts, text)
+    )
+    begins = "charter {1} has a value {2} of {3}: {1} is not {2}; {3} names {1} in {2}: "
+    in_korean("".join(begins.replace("{1}", f"x{n}") for n in range(55))[: korean.LONGEST])
+    assert 0 < len(tried) <= korean.LOOKED_UP * len(korean._templates())
 
 
 def test_what_stands_in_braces_in_a_field_fills_nothing_in() -> None:
