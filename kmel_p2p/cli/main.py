@@ -117,8 +117,8 @@ def _invoke(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(args=list(arguments), prog_name="kmel-peer", standalone_mode=False)
     except click.ClickException as error:
-        # What click says itself is translated already.
-        error.message = told(error.message)
+        # What click says itself is translated already; ours is not, and click declares it final.
+        vars(error)["message"] = told(error.message)
         error.show()
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt) as error:

@@ -22,6 +22,7 @@ from kmel_p2p.cli import new_site
 from kmel_p2p.cli.charter_view import charter_view
 from kmel_p2p.cli.founding_plan import given_of, require_open
 from kmel_p2p.cli.init import site_template
+from kmel_p2p.cli.invite_decisions import line_of
 from kmel_p2p.cli.join import _given
 from kmel_p2p.cli.main import cli
 from kmel_p2p.cli.new_site import NewSite, _bound, agreed, answer
@@ -162,7 +163,7 @@ def test_a_name_means_who_was_not_refused(founding: Founding, monkeypatch: pytes
 def test_the_digits_have_a_line_of_their_own(founding: Founding) -> None:
     founding.ask(SOUTH, "south", *[f"tcp://{'s' * 250}{number}:7700" for number in range(8)])
     row = founding.decisions.listed()["sites"][0]
-    assert inviting.line_of(row).splitlines()[-1].strip() == f"fingerprint {row['fingerprint']}"
+    assert line_of(row).splitlines()[-1].strip() == f"fingerprint {row['fingerprint']}"
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -328,9 +329,14 @@ def test_every_command_of_a_site_is_told_alike_which_one() -> None:
 def test_decisions_are_those_of_the_site_that_was_named(
     given: list[str], asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[Path] = []
     nothing: dict[str, list[Any]] = {"invitations": [], "sites": []}
-    monkeypatch.setattr("kmel_p2p.cli.invite_decisions.ask_peer", lambda path, name: seen.append(path) or nothing)
+
+    def ask(path: Path, name: str) -> Any:
+        seen.append(path)
+        return nothing
+
+    monkeypatch.setattr("kmel_p2p.cli.invite_decisions.ask_peer", ask)
     result = CliRunner().invoke(inviting.invite, given, env={"KMEL_CONFIG": "c/site.toml"})
     assert result.exit_code == 0, result.output
     assert seen == [Path(asked)]

@@ -94,8 +94,8 @@ def test_every_text_of_the_catalogue_is_one_that_the_program_says(words: dict[st
     for path in ((ROOT / "kmel_p2p").rglob("*.py"), OF_CLICK.glob("*.py")):
         said |= {text for each in path for text in literals(ast.parse(each.read_text("utf-8")))}
     # What libraries say comes filled in where it is in the plural, or with what was found.
-    for path in (*OF_CLICK.glob("*.py"), *Path(tomllib.__file__).parent.glob("*.py")):
-        said |= {source.numbered(text) for text in source.Texts(path).whole(source.Texts(path).tree)}
+    for file in map(source.Texts, (*OF_CLICK.glob("*.py"), *Path(tomllib.__file__).parent.glob("*.py"))):
+        said |= {source.numbered(text) for text in file.whole(file.tree)}
     templates = {source.numbered(text) for text in source.texts_of_the_package()}
     said |= (
         templates | {reason_kind(text.replace("{1}", "7", 1)) for text in templates} | set(map(reason_kind, templates))

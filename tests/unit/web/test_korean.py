@@ -31,6 +31,7 @@ from kmel_p2p.web.korean import catalogue, in_korean
 from tests.support.scripts import script
 
 HANGUL = re.compile(r"[가-힣]")
+FIELDS = re.compile(r"\{\d\}")
 SPECIAL = "\N{MIDDLE DOT}"
 """Stands for what is filled in: no text has it."""
 
@@ -244,13 +245,24 @@ def test_errors_in_settings_are_korean_to_the_last_word(tmp_path: Path) -> None:
 
 
 def test_a_text_that_was_made_to_cost_much_is_looked_up_so_far_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
-    monkeypatch.setattr(
-        korean, "_fields", lambda parts, text, fields=korean._fields: tried.append(0) or fields(parts, text)
+    looked_up = []
+
+    def counted(text: str, *more: Any) -> tuple[str, int]:
+        looked_up.append(text)
+        return plain(text, *more)
+
+    plain = korean._korean_of
+    monkeypatch.setattr(korean, "_korean_of", counted)
+    inner, outer = (
+        "entry of {1} handed over by {2} was refused: {3}",
+        "{1} names {2} versions of the models; there are: {3}",
     )
-    begins = "charter {1} has a value {2} of {3}: {1} is not {2}; {3} names {1} in {2}: "
-    in_korean("".join(begins.replace("{1}", f"x{n}") for n in range(55))[: korean.LONGEST])
-    assert 0 < len(tried) <= korean.LOOKED_UP * len(korean._templates())
+    text = FIELDS.sub(FIELDS.sub(FIELDS.sub("a b", outer), inner), FIELDS.sub(inner, outer))
+    for most in (1000, 10):
+        looked_up.clear()
+        monkeypatch.setattr(korean, "LOOKED_UP", most)
+        korean._looked_up(text, korean.DEPTH, {})
+        assert (len(looked_up) > 20) if most == 1000 else (len(looked_up) == most)
 
 
 def test_what_stands_in_braces_in_a_field_fills_nothing_in() -> None:
