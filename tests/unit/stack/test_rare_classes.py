@@ -64,6 +64,7 @@ def _described(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def test_sets_of_compounds_left_out_hold_for_either_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learners, "TREES", (20, 20))
+    monkeypatch.setattr(learners, "CLASS_TREES", (20, 20))
     monkeypatch.setattr(learners, "CLASS_STAGES", 20)
     networks = {"local": Network(SHAPE)}
     shares: list[list[float]] = []
@@ -146,7 +147,8 @@ def test_every_fit_is_counted_and_the_work_can_be_left(rare: Site) -> None:
     seen: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learners, "TREES", (5, 5))
-        patch.setattr(learners, "STAGES", 5)
+        patch.setattr(learners, "CLASS_TREES", (5, 5))
+        patch.setattr(learners, "STAGES", (5, 5))
         patch.setattr(learners, "CLASS_STAGES", 5)
         fit_stack(rare.fitted.stack.architecture, rare.data, rare.models, 1, lambda *told: seen.append(told))
     total = learners_in_all(rare.data, rare.models)
@@ -177,7 +179,8 @@ def test_fewer_than_ten_of_a_class_in_all_give_no_sets(rare: Site) -> None:
     assert learners_in_all(few, rare.models) == learners_in_all(rare.data, rare.models) - FOLDS * len(KINDS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learners, "TREES", (5, 5))
-        patch.setattr(learners, "STAGES", 5)
+        patch.setattr(learners, "CLASS_TREES", (5, 5))
+        patch.setattr(learners, "STAGES", (5, 5))
         patch.setattr(learners, "CLASS_STAGES", 5)
         fitted = fit_stack(rare.fitted.stack.architecture, few, rare.models, 1)
     assert fitted.held_out[1].out_of_fold is None

@@ -24,8 +24,17 @@ from kmel_p2p.learn.stack.gaussian_process import GaussianProcess
 from kmel_p2p.learn.stack.guard import MIN_HELD_OUT, answers
 from kmel_p2p.learn.stack.learners import Learner, fit_learner, name_of
 from kmel_p2p.learn.stack.readings import LearnerInputs
-from kmel_p2p.learn.stack.sides import BEST_LOCAL, FOREIGN, LOCALS, SIDES, STACK, of_federation, with_local_networks
-from kmel_p2p.learn.stack.stack import STORED_ELSEWHERE, SiteStack, networks_of
+from kmel_p2p.learn.stack.sides import (
+    BEST_LOCAL,
+    FOREIGN,
+    LOCALS,
+    SIDES,
+    STACK,
+    Mixture,
+    of_federation,
+    with_local_networks,
+)
+from kmel_p2p.learn.stack.stack import STORED_ELSEWHERE, SiteStack, mixture_of, networks_of
 from kmel_p2p.learn.stack.verdict import compare_sides
 from kmel_p2p.learn.stack.weigh import for_foreign, weigh
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
@@ -61,7 +70,8 @@ def fitted(data: Dataset, models: dict[str, Parameters]) -> FittedStack:
     with pytest.MonkeyPatch.context() as patch:
         # Half of what a site grows: learners are fitted twice.
         patch.setattr(learners, "TREES", (75, 60))
-        patch.setattr(learners, "STAGES", 200)
+        patch.setattr(learners, "CLASS_TREES", (75, 60))
+        patch.setattr(learners, "STAGES", (200, 200))
         found = fit_stack(SHAPE, data, models, 1, lambda done, total: seen.append((done, total)))
     total = learners_in_all(data, models)
     assert total == 2 * 3 * 5 * 3
@@ -95,7 +105,8 @@ def test_held_out_measurements_are_learnt_from_once_they_have_decided(
         return fit_learner(kind, network, *given, before=before, **settings)
 
     monkeypatch.setattr(learners, "TREES", (5, 5))
-    monkeypatch.setattr(learners, "STAGES", 10)
+    monkeypatch.setattr(learners, "CLASS_TREES", (5, 5))
+    monkeypatch.setattr(learners, "STAGES", (10, 10))
     monkeypatch.setattr(fitting, "fit_learner", fit)
     made = fit_stack(SHAPE, data, {name: models[name] for name in ("local", "federated", "personalised")}, 1)
     held = np.union1d(data.valid, data.calibration)
@@ -153,6 +164,19 @@ def test_local_sides_know_nothing_of_the_federation(fitted: FittedStack, models:
     assert len(with_local_networks(every, models)) == 4 + len(of_federation(every, models))
     without = [name for name in models if name != "others"]
     assert not [name for name in with_local_networks(every, without) if name.endswith(".local-2")]
+
+
+def test_learners_of_no_weight_are_neither_kept_nor_asked(fitted: FittedStack) -> None:
+    for stack in fitted.stack.endpoints:
+        sides = stack.sides.values()
+        assert all((side.weights > 0).all() and len(side.weights) == len(side.names) for side in sides)
+        assert set(stack.learners) <= {name for side in sides for name in side.names}
+    idle = Mixture(("trees", "boosting", "gp"), np.array([0.25, 0.0, 0.75]))
+    outputs = {name: RNG.normal(size=9) for name in idle.names}
+    assert idle.needed().names == ("trees", "gp")
+    assert np.allclose(
+        mixture_of(ENDPOINTS[0], idle, outputs), mixture_of(ENDPOINTS[0], idle.needed(), outputs), atol=1e-15
+    )
 
 
 def test_a_stack_comes_back_bit_for_bit(
