@@ -98,7 +98,9 @@ def without_their_series(
 
 
 def parts_of_series(series: NDArray[np.int64], labels: NDArray[np.float64], seed: int) -> list[NDArray[np.int64]]:
-    """`FOLDS` parts of range(n), or fewer, each of whole series, with as equal shares of either class as that allows.
+    """`FOLDS` parts of range(n), or as many as there are series, each of whole series; none of a single one.
+
+    Either class is shared out as equally as series allow.
 
     Args:
         series: int64[n].
@@ -106,7 +108,10 @@ def parts_of_series(series: NDArray[np.int64], labels: NDArray[np.float64], seed
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    parting = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed % 2**32)
+    most = min(FOLDS, len(np.unique(series)))
+    if most < 2:
+        return []
+    parting = StratifiedGroupKFold(most, shuffle=True, random_state=seed % 2**32)
     # It never looks at features: their place is taken by zeros.
     parts = (part for _, part in parting.split(np.zeros((len(labels), 1)), labels.round().astype(np.int64), series))
     return [part.astype(np.int64) for part in parts if len(part)]

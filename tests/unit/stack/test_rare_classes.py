@@ -52,6 +52,7 @@ def test_parts_are_of_whole_series_and_have_both_classes() -> None:
         assert 0 < labels[part].sum() < 0.4 * labels.sum()
     again = parts_of_series(series, labels, 2**40)
     assert all(np.array_equal(one, other) for one, other in zip(parts, again, strict=True))
+    assert [len(parts_of_series(series % few, labels, 1)) for few in (1, 2, 4)] == [0, 2, 4]
 
 
 def _described(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -107,9 +108,9 @@ def test_nothing_is_said_where_one_series_has_all_of_a_class() -> None:
     def read(places: np.ndarray) -> LearnerInputs:
         return LearnerInputs(rows[places], networks, BITS)
 
-    series = np.where(labels > 0.5, 100, every)
     known = Known.of([read(every)], [])
-    assert without_their_series(ACTIVE, read, known, every, every, labels, series, 1) is None
+    for series in (np.where(labels > 0.5, 100, every), np.zeros(100, np.int64)):
+        assert without_their_series(ACTIVE, read, known, every, every, labels, series, 1) is None
 
 
 def test_a_site_with_few_active_compounds_held_out_gets_sets_from_all(
