@@ -25,7 +25,7 @@ from tests.support.local_run import until as until_seen
 from tests.support.namespaces import require_namespaces
 from tests.testbed.hosts import Hosts
 
-pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.namespace, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 PORT, PROXY_PORT = 7700, 1080
@@ -156,7 +156,7 @@ def test_a_name_that_leads_elsewhere_later_is_looked_up_again(parts: ExitStack) 
     started(parts, hosts, 2, SOUTH, f"tcp://0.0.0.0:{PORT}")
     with names.open("r+") as file:
         file.write(f"{hosts.address(2)} {NAME}\n")
-    until("the link is up again, at the new place", lambda: north.links_up() == 2)
+    until("the link is up again, at the new place", lambda: north.links_up() >= 2)
 
 
 def test_sites_that_have_ipv6_alone_find_each_other(parts: ExitStack) -> None:
@@ -183,6 +183,7 @@ def test_where_one_family_of_addresses_is_dead_the_other_is_taken(parts: ExitSta
     until("the link is up", north.links_up)
 
 
+@pytest.mark.alone
 def test_a_path_that_loses_large_packets_is_named_and_used_again_when_it_is_mended(parts: ExitStack) -> None:
     hosts = parts.enter_context(Hosts(2))
     hosts.drop(1, "meta", "length", ">", "1000")
@@ -198,6 +199,7 @@ def test_a_path_that_loses_large_packets_is_named_and_used_again_when_it_is_mend
     until("what waited has arrived", lambda: str(MIB) in south.saying("size"))
 
 
+@pytest.mark.alone
 def test_two_sites_that_only_dial_out_learn_together_through_a_third(parts: ExitStack, tmp_path: Path) -> None:
     hosts = parts.enter_context(Hosts(3))
     hosts.block(0, 1)
