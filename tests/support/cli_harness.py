@@ -95,7 +95,7 @@ class FakeDaemon:
     def start(self) -> None:
         self._lock.acquire()
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(120)
 
     def close(self) -> None:
         if self._thread.is_alive():

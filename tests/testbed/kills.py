@@ -207,7 +207,7 @@ class _Run:
             UP_S,
         )
         for site in self._federation:
-            site.request("listen", timeout_s=10.0)
+            site.request("listen", timeout_s=UP_S)
         self.await_("all sites listen and hold the same entries", self._ended, END_S)
         self._federation.stop()
         codes = {site.name: site.exit_code for site in self._federation}

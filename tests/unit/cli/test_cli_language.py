@@ -52,7 +52,7 @@ def run(*arguments: str, **language: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     return done.stdout + done.stderr
 

@@ -204,7 +204,7 @@ def _below(folder: Path) -> list[str]:
 
 
 async def test_when_the_queue_is_full_the_next_is_told_to_come_back() -> None:
-    worker = ModelWorker(Path("model"), MadeUpJobs, waiting=1, timeout_s=1)
+    worker = ModelWorker(Path("model"), MadeUpJobs, waiting=1, timeout_s=3)
     async with (
         application(worker) as app,
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client,

@@ -34,7 +34,7 @@ async def texts(ended: asyncio.Event, fail: bool = False) -> AsyncGenerator[str,
 async def test_everything_arrives_in_order_after_all_was_computed(tmp_path: Path) -> None:
     ended = asyncio.Event()
     sent = await spooled(texts(ended), tmp_path)
-    await asyncio.wait_for(ended.wait(), 30)  # nobody has read anything
+    await asyncio.wait_for(ended.wait(), 120)  # nobody has read anything
     assert b"".join([piece async for piece in sent]) == "".join(TEXTS).encode()
     assert os.listdir(tmp_path) == []
 
@@ -91,8 +91,8 @@ async def test_a_client_that_stalls_keeps_no_place_in_the_queue() -> None:
     async with application(worker) as app:
         download = asyncio.create_task(app(scope, receive, send))
         try:
-            await asyncio.wait_for(stalled.wait(), 30)
-            await until(lambda: worker.free, within=30)
+            await asyncio.wait_for(stalled.wait(), 120)
+            await until(lambda: worker.free, within=120)
             assert not download.done()
         finally:
             download.cancel()

@@ -45,7 +45,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ControlServer]:
         await running.close()
 
 
-async def ask(state_dir: Path, name: str, arguments: Mapping[str, Any] | None = None, timeout_s: float = 5.0) -> Any:
+async def ask(state_dir: Path, name: str, arguments: Mapping[str, Any] | None = None, timeout_s: float = 60.0) -> Any:
     def call() -> Any:
         with ControlClient(state_dir, timeout_s) as client:
             return client.request(name, arguments)

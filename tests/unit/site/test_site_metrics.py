@@ -65,7 +65,7 @@ async def exchange(port: int, request: bytes) -> bytes:
     writer.write(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     if not request:
         writer.write_eof()
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 60)
     writer.close()
     await writer.wait_closed()
     return answer

@@ -109,7 +109,7 @@ for number in range(1, 10):
 def test_a_killed_process_leaves_a_sound_store(tmp_path: Path, point: str) -> None:
     path = tmp_path / "s"
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, point, str(path)], cwd=Path(__file__).parents[3], check=False, timeout=60
+        [sys.executable, "-c", KILLED, point, str(path)], cwd=Path(__file__).parents[3], check=False, timeout=300
     )
     assert done.returncode == 9
     store = Store(path)

@@ -188,7 +188,7 @@ async def test_what_the_path_came_to_name_is_nobodys_to_have(
         await parts.answer(NORTH.key, {"sha256": SHA256, "at": 0})
     os.mkfifo(copy)
     with pytest.raises(LocalError, match="is another file now"):
-        await asyncio.wait_for(parts.answer(NORTH.key, {"sha256": SHA256, "at": 0}), 10)
+        await asyncio.wait_for(parts.answer(NORTH.key, {"sha256": SHA256, "at": 0}), 60)
 
 
 async def test_one_site_is_given_the_file_a_few_times_an_hour(copy: Path) -> None:

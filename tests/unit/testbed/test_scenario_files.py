@@ -83,7 +83,7 @@ def test_a_seed_replays_exactly_whatever_the_hash_seed():
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=300,
         ).stdout.strip()
         for hash_seed in ("0", "4711")
     }
