@@ -43,7 +43,7 @@ def test_a_damaged_sum_is_alarmed_once_with_the_signed_claim_as_evidence() -> No
     federation = LedgerFederation(toy_world(4, settings=OFTEN, step_us=slowly), seed=2)
     federation.start_all()
     assert federation.run(60 * SECOND, until=lambda: bool(federation.averaging(2).ledger.vector))
-    federation.averaging(2).ledger.accumulator._sum[3] += 1
+    federation.averaging(2).ledger.accumulator._own()[3] += 1
     # It counts nobody's vote, or it would be healed before everybody has heard its claim.
     federation.averaging(2).maintenance.claims.vote._others = set
     assert federation.run(120 * SECOND, until=federation.all_complete)

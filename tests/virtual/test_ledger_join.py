@@ -87,7 +87,7 @@ def test_a_false_snapshot_is_not_attested_and_not_used() -> None:
     federation.run(60 * SECOND)
     # The first site that the newcomer asks has a false sum.
     liar = max(federation.sites[:4], key=by_key)
-    federation.averaging(liar.index).ledger.accumulator._sum[8] += 10**9
+    federation.averaging(liar.index).ledger.accumulator._own()[8] += 10**9
     federation.start(4, ready=False)
     federation.averaging(4).maintenance.fetcher._rng = ChooseLast()  # type: ignore[assignment]
     assert federation.run(240 * SECOND, until=lambda: bool(federation.events(4, SnapshotAdopted)))
@@ -103,7 +103,7 @@ def test_one_giver_alone_convinces_nobody_while_the_others_are_away() -> None:
     for index in range(3):
         federation.start(index)
     federation.run(60 * SECOND)
-    federation.averaging(0).ledger.accumulator._sum[8] += 10**9
+    federation.averaging(0).ledger.accumulator._own()[8] += 10**9
     for index in (1, 2):
         federation.crash(index)
     federation.run(5 * SECOND)

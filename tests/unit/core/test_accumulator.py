@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -67,6 +68,57 @@ def test_sums_are_exact(deltas: list[tuple[SparseDelta, int]]) -> None:
             exact[position] += Fraction(unit * weight, 2**40)
     assert np.frombuffer(accumulator.raw(), "<i8").tolist() == [int(v * 2**40) for v in exact]
     assert accumulator.trunk().tolist() == [float(np.float32(float(v))) for v in exact]
+
+
+@PROPERTY
+@given(st.lists(st.tuples(st.sampled_from(["copy", "add", "subtract", "drop"]), st.integers(0, 9), weighted())))
+def test_copies_are_independent_whoever_changes_first(steps: list[tuple[str, int, tuple[SparseDelta, int]]]) -> None:
+    sums = [Accumulator.from_trunk(initial_trunk(LAYOUT, 3))]
+    expected = [np.frombuffer(bytes(sums[0].raw()), "<i8").copy()]
+    for what, which, (delta, weight) in steps:
+        at = which % len(sums)
+        if what == "copy":
+            sums.append(sums[at].copy())
+            expected.append(expected[at].copy())
+        elif what == "drop" and len(sums) > 1:
+            del sums[at], expected[at]
+        elif what in ("add", "subtract"):
+            getattr(sums[at], what)(delta, weight)
+            expected[at][delta.positions] += (delta.units * weight) * (1 if what == "add" else -1)
+        for one, values in zip(sums, expected, strict=True):
+            assert bytes(one.raw()) == values.tobytes()
+
+
+def test_a_copy_takes_memory_only_while_it_lives_and_one_of_both_changes() -> None:
+    one = Accumulator.from_trunk(initial_trunk(LAYOUT, 3))
+    delta = SparseDelta(np.array([3]), np.array([7]))
+    values = one._sum
+    other = one.copy()
+    assert other._sum is values
+    one.add(delta, 1)
+    assert one._sum is not values, "the copy goes on reading what it was given"
+    assert other._sum is values
+    other.add(delta, 1)
+    assert other._sum is values, "it has them to itself now"
+    third = one.copy()
+    del third
+    kept = one._sum
+    one.subtract(delta, 1)
+    assert one._sum is kept, "a copy that is gone costs nothing"
+
+
+def test_a_thread_reads_its_copy_while_the_sum_goes_on() -> None:
+    size = 1 << 18
+    one = Accumulator.from_trunk(np.zeros(size, np.float32))
+    everywhere = SparseDelta(np.arange(size), np.ones(size, np.int64))
+    want = one.digest()
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(8):
+            copy, expected = one.copy(), want
+            digests = [threads.submit(copy.digest) for _ in range(4)]
+            one.add(everywhere, 2**16)
+            want = one.digest()
+            assert {digest.result() for digest in digests} == {expected}
 
 
 def test_initial_trunk_comes_back_bit_for_bit() -> None:

@@ -11,6 +11,7 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +37,19 @@ _BLOCK = 1 << 16
 
 
 class Accumulator:
-    """Initial trunk plus weighted deltas, int64[size]. Single-threaded; every call is exact."""
+    """Initial trunk plus weighted deltas, int64[size]. Every call is exact.
 
-    __slots__ = ("_sum",)
+    Copies share the values until one of them changes: it then takes values of its own, and never touches those that
+    others read. So a copy costs nothing where nothing changes while it lives, and may be read, or changed, in another
+    thread than the one that it was copied from; each by itself is single-threaded.
+    """
+
+    __slots__ = ("__weakref__", "_holders", "_sum")
 
     def __init__(self, fixed_point: NDArray[np.int64]) -> None:
         self._sum = fixed_point
+        self._holders: WeakSet[Accumulator] = WeakSet((self,))
+        """All that have these values."""
 
     @classmethod
     def from_trunk(cls, base: NDArray[np.float32]) -> Accumulator:
@@ -87,11 +95,13 @@ class Accumulator:
         Raises:
             Bug: a weight is outside [0, 2**16], or the delta reaches beyond the trunk.
         """
-        self._sum[self._checked(delta)] += delta.units * weights_at(delta, weight, heads)
+        positions, change = self._checked(delta), delta.units * weights_at(delta, weight, heads)
+        self._own()[positions] += change
 
     def subtract(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] = NO_HEADS) -> None:
         """Undo `add` of the same delta and weights exactly. Raises as `add` does."""
-        self._sum[self._checked(delta)] -= delta.units * weights_at(delta, weight, heads)
+        positions, change = self._checked(delta), delta.units * weights_at(delta, weight, heads)
+        self._own()[positions] -= change
 
     def remove(self, other: Accumulator) -> None:
         """Subtract a sum made with the same weights, exactly: as if its entries had never been added.
@@ -101,7 +111,8 @@ class Accumulator:
         """
         if len(other) != len(self):
             raise Bug(f"a sum of {len(other)} values taken from one of {len(self)}")
-        self._sum -= other._sum
+        own = self._own()
+        own -= other._sum
 
     def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The trunk, float32[d]: each value rounded to float64, then to float32; equal sums give equal bits.
@@ -123,8 +134,11 @@ class Accumulator:
         return out
 
     def copy(self) -> Accumulator:
-        """An independent accumulator with the same sum."""
-        return Accumulator(self._sum.copy())
+        """An independent accumulator with the same sum; shares its memory until either changes."""
+        other = Accumulator(self._sum)
+        self._holders.add(other)
+        other._holders = self._holders
+        return other
 
     def digest(self, *context: bytes) -> bytes:
         """BLAKE2b-256 (RFC 7693) of the context parts followed by `raw`, 32 bytes."""
@@ -135,11 +149,22 @@ class Accumulator:
         return h.digest()
 
     def raw(self) -> memoryview:
-        """The sum as little-endian int64, 8 bytes per value: a read-only view that follows later changes."""
+        """The sum as little-endian int64, 8 bytes per value: a read-only view, which may follow later changes. Where it
+        is read meanwhile, take it of a copy.
+        """
         if not self._sum.size:
             return memoryview(b"")
         ordered = self._sum if sys.byteorder == "little" else self._sum.byteswap()
         return ordered.data.cast("B").toreadonly()
+
+    def _own(self) -> NDArray[np.int64]:
+        """The values, to be changed: nobody else has them."""
+        if len(self._holders) > 1:
+            before = self._holders
+            self._sum, self._holders = self._sum.copy(), WeakSet((self,))
+            # Only now: whoever finds itself alone changes the values in place.
+            before.discard(self)
+        return self._sum
 
     def _checked(self, delta: SparseDelta) -> NDArray[np.int64]:
         if len(delta) and int(delta.positions[-1]) >= self._sum.size:
