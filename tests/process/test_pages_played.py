@@ -23,9 +23,7 @@ NOT_RUN = {"README.md": 2}
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in CONTINUED], ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
-    # The README promises figures; tutorials show what to do.
-    modules = "" if page.name == "README.md" else path_with_small_learners("")
-    with contextlib.closing(Reader(tmp_path, modules)) as reader:
+    with contextlib.closing(Reader(tmp_path, path_with_small_learners(""))) as reader:
         reader.play(page)
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from kmel_p2p.agreement.charter import CharterDocument
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
-from tests.support.local_run import PATIENCE_S, SITES, published, settled, until
+from tests.support.local_run import PATIENCE_S, published, settled, until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
@@ -29,10 +29,11 @@ FORMER = "793eb76a056592e36556486be893753ebc52bbad"
 ENTRY_LIMIT, STEPS = 100_000, 100
 """A limit out of reach: a fast machine must not end the run before the last site is upgraded, nor a slow one go on for
 hundreds of entries after it."""
+SITES = ("north", "south")
 FOUND = """
 import sys, pathlib
 from tests.support.local_run import small_federation
-small_federation(pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+small_federation(pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), names=tuple(sys.argv[4:]))
 """
 
 
@@ -53,7 +54,7 @@ def former(tmp_path: Path) -> Path:
 def test_sites_are_upgraded_one_after_the_other_while_the_others_go_on(former: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(former)}
     out = tmp_path / "run"
-    made = [sys.executable, "-c", FOUND, str(out), str(ENTRY_LIMIT), str(STEPS)]
+    made = [sys.executable, "-c", FOUND, str(out), str(ENTRY_LIMIT), str(STEPS), *SITES]
     subprocess.run(made, cwd=former, env=environment, check=True, timeout=PATIENCE_S)
     before = ("env", "-C", str(former), f"PYTHONPATH={former}")
     sites = [SiteProcess(name, out / "sites" / name, before) for name in SITES]
