@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.chem.dataset.refresh import KEPT, DataChange, changes, counted, learned_from, read_measured
 
+# The time would make another name of the test in another process: pytest-xdist ends where two collect different tests.
+packed = partial(gzip.compress, mtime=0)
 keys = st.tuples(st.sampled_from("abc"), st.sampled_from(["logd", "herg"]))
 datasets = st.dictionaries(keys, st.tuples(st.sampled_from([-1, 0, 1]), st.floats(-3, 3, width=32)))
 
@@ -41,10 +44,10 @@ def test_versions_that_had_what_is_gone_are_named() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no gzip", gzip.compress(b""), gzip.compress(b"dataset,ab\nwrong,header\n"),
-     gzip.compress(b"dataset,ab\ncompound,assay_endpoint,relation,value\na,logd,x,1\n"),
-     gzip.compress(b"dataset,ab\ncompound,assay_endpoint,relation,value\na\n"),
-     gzip.compress(b"dataset,ab\ncompound,assay_endpoint,relation,value\n")[:-6]],
+    [b"", b"no gzip", packed(b""), packed(b"dataset,ab\nwrong,header\n"),
+     packed(b"dataset,ab\ncompound,assay_endpoint,relation,value\na,logd,x,1\n"),
+     packed(b"dataset,ab\ncompound,assay_endpoint,relation,value\na\n"),
+     packed(b"dataset,ab\ncompound,assay_endpoint,relation,value\n")[:-6]],
 )  # fmt: skip
 def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / KEPT).write_bytes(content)
