@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kmel_p2p.cli.language import tell
+from kmel_p2p.cli.language import padded, tell, told
 from kmel_p2p.cli.leak_view import NOT_PRIVATE, leak_in_words, measured
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 from kmel_p2p.cli.own_payloads import NOTHING_HELD, held_entry, kept_payloads
@@ -105,6 +105,6 @@ def _show(looked: LeakAudit, entries: Mapping[int, Shown], together: Shown, held
     )
     for number, shown in entries.items():
         name = f"entry {number}{' (held)' if number == held else ''}"
-        click.echo(f"{name:<18} {leak_in_words(shown)}")
-    click.echo(f"{'together':<18} {leak_in_words(together)}")
+        click.echo(f"{padded(told(name), 18)} {leak_in_words(shown)}")
+    click.echo(f"{padded(told('together'), 18)} {leak_in_words(together)}")
     tell(NOT_PRIVATE)

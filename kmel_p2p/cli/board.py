@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from kmel_p2p.cli.language import say, tell
+from kmel_p2p.cli.language import say, tell, told
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
 
@@ -79,7 +79,7 @@ def list_notices(kind: str | None, config_path: Path, as_json: bool) -> None:
     for row in rows:
         size = row.get("size_class", 0)
         table.add_row(
-            row["id"], row["kind"] if row["kind"] != "offer" else f"offer of {row['what']}", _about(row),
+            row["id"], told(f"offer of {row['what']}" if row["kind"] == "offer" else row["kind"]), told(_about(row)),
             row.get("stage") or "", f"< {2**size:,}" if size else "", row["until"], " ".join(row.get("answers", ())),
         )  # fmt: skip
     screen = Screen()

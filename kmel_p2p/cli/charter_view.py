@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from kmel_p2p.cli.language import say
 from kmel_p2p.learn.models.registry import kind_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _sites(document: CharterDocument) -> Table:
     for site in document.charter.sites:
         signed = site.name in document.signatures
         bad = "wrong" if signed else "missing"
-        signature = Text(bad, "red") if site.name in problems else Text("good", "green")
+        signature = Text(say(bad), "red") if site.name in problems else Text(say("good"), "green")
         table.add_row(site.name, site.key[:16] + "…", "\n".join(site.addresses) or "-", signature)
     return table
 

@@ -145,7 +145,7 @@ def _show_shares(body: Mapping[str, Any], digest: str) -> None:
     for column in ("site", "share", "has stated"):
         table.add_column(column, justify="right" if column == "share" else "left")
     for key, share in body["shares"].items():
-        table.add_row(body["names"][key], percent(share), "yes" if key in body["statements"] else "no")
+        table.add_row(body["names"][key], percent(share), say("yes" if key in body["statements"] else "no"))
     screen = Screen()
     screen.print(title)  # as a table's title it would be wrapped to the table's width
     screen.print(table)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kmel_p2p.cli.language import say
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -75,7 +77,7 @@ def _counts(report: Mapping[str, Any]) -> Table:
         counts = [f"{e[key]:,}" for key in ("found", "used", "rejected", "aggregated")]
         bounds = [f"{e[key]:,}" for key in ("below_limit", "above_limit")]
         folds = f"{e['train']}/{e['valid']}/{e['test']}"
-        table.add_row(e["name"], *counts, folds, *bounds, "met" if e["quorum"] else "not met")
+        table.add_row(e["name"], *counts, folds, *bounds, say("met" if e["quorum"] else "not met"))
     return table
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.agreement.shown import cell
+from kmel_p2p.cli.language import say, told
 from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option, model_folder, progress_bar
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     for e in report["endpoints"]:
         if "models" not in e:
             why = "retired" if "retired" in e else "no data" if "untrained" in e else "too few"
-            scores.add_row(e["name"], str(e["test"]), *["" for _ in columns[:-1]], why)
+            scores.add_row(e["name"], str(e["test"]), *["" for _ in columns[:-1]], say(why))
             continue
         scores.add_row(e["name"], str(e["test"]), *(f"{e['models'][key]['score']:.3f}" for key in keys))
         change = e["gains"]["chosen"]
@@ -163,34 +164,36 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     console = Screen()
     for e in report["endpoints"]:
         if "verdict" in e:
-            told = e["verdict"]
+            verdict = e["verdict"]
             console.print(
-                f"[bold]{escape(e['name'])}[/]: [{COLOUR[told['advice']]}]{told['advice']}[/]",
+                f"[bold]{escape(e['name'])}[/]: [{COLOUR[verdict['advice']]}]{say(verdict['advice'])}[/]",
                 highlight=False,
                 markup=True,
             )
-            console.print(Padding(Text(in_words(told, METRICS[e["metric"]])), (0, 0, 0, 2)), highlight=False)
+            console.print(Padding(Text(in_words(verdict, METRICS[e["metric"]], told)), (0, 0, 0, 2)), highlight=False)
     if report["all_sites"] is not None:
         console.print(report["all_sites"]["text"], markup=False, highlight=False)
     if report["warning"]:
-        console.print(f"Warning: {report['warning']}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warning = told(f"Warning: {report['warning']}")
+        console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(scores)
     console.print(gains)
     for e in report["endpoints"]:
         if "retired" in e:
             text = f"{e['name']} was retired in campaign {e['retired']}: it is trained no more"
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print(told(text), markup=False, highlight=False, soft_wrap=True)
     for name in report["came_later"]:
         text = f"{name} came after these models were made: the next ones predict it"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(told(text), markup=False, highlight=False, soft_wrap=True)
     for name, reason in report["without_intervals"].items():
-        console.print(f"{name} has no intervals: {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(told(f"{name} has no intervals: {reason}"), markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"May be shared: {folder}/evaluation.html, evaluation.json. Stays: predictions_STAYS.csv",
+        told(f"May be shared: {folder}/evaluation.html, evaluation.json. Stays: predictions_STAYS.csv"),
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 
 
 def _held(endpoint: Mapping[str, Any]) -> str:
     """The share of test values that lie inside the 90 % intervals or sets of classes."""
-    return next((f"hold {100 * point['inside']:.0f} %" for point in endpoint["coverage"] if point["level"] == 0.9), "")
+    inside = next((point["inside"] for point in endpoint["coverage"] if point["level"] == 0.9), None)
+    return "" if inside is None else told(f"hold {100 * inside:.0f} %")

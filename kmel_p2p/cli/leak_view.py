@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from kmel_p2p.cli.language import told
 from kmel_p2p.cli.options import progress_bar
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 NOT_PRIVATE = (
     "These are attacks that need nothing but the entries and the charter. A figure of 0 is no proof that others fail."
 )
+
+NOTHING = "nothing that can be measured: there are no other compounds to compare with"
 
 
 def measured(
@@ -49,11 +52,11 @@ def _energies(site: Site, looked: LeakAudit, payloads: Mapping[int, bytes]) -> d
 
 
 def leak_in_words(shown: Shown) -> str:
-    """In one line."""
+    """In one line, in the language of this process."""
     parts = []
     if shown.bits is not None and shown.own_share is not None:
         right = f"{shown.right / shown.bits:.1%} right" if shown.bits and shown.right is not None else "none"
         parts.append(f"{shown.own_share:.1%} of the own bits ({right}), {shown.compounds:,} compounds whole")
     if shown.picked_at_1pct is not None:
         parts.append(f"picks out {shown.picked_at_1pct:.1%} at 1 % false alarms (AUROC {shown.picked_auroc:.3f})")
-    return "; ".join(parts) or "nothing that can be measured: there are no other compounds to compare with"
+    return "; ".join(map(told, parts or [NOTHING]))

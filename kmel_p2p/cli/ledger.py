@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.language import tell
+from kmel_p2p.cli.language import say, tell
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def ledger() -> None:
 def log(config_path: Path, only: str | None, arrival: bool, as_json: bool) -> None:
     """List the entries: author, number, base, weight, steps, bytes, hash."""
     config, names, order = _open(config_path)
-    store = _store(config)
+    store, weight, steps = _store(config), say("weight"), say("steps")
     try:
         for row in _rows(store, names, order, arrival):
             if only not in (None, row["author"]):
@@ -45,8 +45,8 @@ def log(config_path: Path, only: str | None, arrival: bool, as_json: bool) -> No
             else:
                 base = " ".join(f"{name}:{number}" for name, number in row["base"].items()) or "-"
                 click.echo(
-                    f"{row['author']:<16} {row['number']:>6}  weight {row['weight']:.4f}  {row['steps']:>5} steps"
-                    f"  {row['bytes']:>9} B  {row['hash'][:12]}  on {base}"
+                    f"{row['author']:<16} {row['number']:>6}  {weight} {row['weight']:.4f}  {row['steps']:>5} {steps}"
+                    f"  {row['bytes']:>9} B  {row['hash'][:12]}  {say('on {base}').format(base=base)}"
                 )
     finally:
         store.close()

@@ -53,7 +53,7 @@ def list_command(config_path: Path, as_json: bool) -> None:
         left = name in ("version", "kept", "")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     for facts in marks:
-        told = [word for word in ("in use", "newest") if facts[word.replace(" ", "_")]]
+        told = [say(word) for word in ("in use", "newest") if facts[word.replace(" ", "_")]]
         entries, compounds = (str(facts[key]) if facts[key] is not None else "" for key in ("entries", "compounds"))
         size = f"{facts['bytes'] / 1e6:.1f} MB"
         table.add_row(facts["version"], facts["kept"], entries, compounds, size, ", ".join(told))

@@ -104,8 +104,8 @@ def spent(config_path: Path, as_json: bool) -> None:
 
 
 def _words(plan: Plan) -> str:
-    least = "at least " if plan.beyond else "about "
+    least = "at least" if plan.beyond else "about"
     return (
         f"{plan.steps:>6} steps of {plan.batch:,} compounds a site (rate {plan.rate:g}), noise {plan.noise:.3g}: "
-        f"epsilon {plan.epsilon:.3g}, RMSE {least}{plan.cost_pct:.0f} % higher"
+        f"epsilon {plan.epsilon:.3g}, RMSE {least} {plan.cost_pct:.0f} % higher"
     )

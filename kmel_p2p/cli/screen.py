@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
 from kmel_p2p.agreement.shown import shown
+from kmel_p2p.cli.language import told
 from kmel_p2p.cli.plain_streams import PlainStream
 
 
@@ -27,6 +29,18 @@ class Screen(Console):
         )
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """As `Console.render`, with control characters in text written out."""
+        """As `Console.render`, with control characters in text written out, and with titles and columns of tables in
+        the language of this process.
+        """
+        if isinstance(renderable, Table):
+            _translate(renderable)
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=shown(segment.text))
+
+
+def _translate(table: Table) -> None:
+    if isinstance(table.title, str):
+        table.title = told(table.title)
+    for column in table.columns:
+        if isinstance(column.header, str):
+            column.header = told(column.header)

@@ -5,7 +5,7 @@ What the site predicts with is compared, on the test fold, with *best local*: th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import NormalDist
 from typing import Any
 
@@ -103,15 +103,15 @@ def _decisions(
     return found
 
 
-def in_words(advice: Mapping[str, Any], metric: str) -> str:
-    """The reasons, in a few sentences."""
+def in_words(advice: Mapping[str, Any], metric: str, translated: Callable[[str], str] = str) -> str:
+    """The reasons, in a few sentences, each as `translated` has it."""
     if advice["rejected"]:
-        return (
+        return translated(
             "Held-out compounds contradicted the federation, so the site predicts with its best local model already "
             f"({metric} {advice['score']:.3f})."
         )
     if advice["same"]:
-        return (
+        return translated(
             "Nothing speaks for the federation, so the site predicts all of these compounds with its best local model "
             f"already ({metric} {advice['score']:.3f})."
         )
@@ -128,4 +128,4 @@ def in_words(advice: Mapping[str, Any], metric: str) -> str:
         said = f"{abs(fewer)} {'fewer' if fewer > 0 else 'more'}" if fewer else "as many as with the latter"
         where = f"{decision['threshold']:g} {decision['unit']}".strip()
         words.append(f"At {where}, {decision['wrong']} of {decision['of']} decisions are wrong: {said}.")
-    return " ".join(words)
+    return " ".join(map(translated, words))
