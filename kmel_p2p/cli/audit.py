@@ -104,7 +104,7 @@ def _show(looked: LeakAudit, entries: Mapping[int, Shown], together: Shown, held
         "other compounds of this site"
     )
     for number, shown in entries.items():
-        name = f"entry {number}{' (held)' if number == held else ''}"
+        name = f"entry {number} (held)" if number == held else f"entry {number}"
         click.echo(f"{padded(told(name), 18)} {leak_in_words(shown)}")
     click.echo(f"{padded(told('together'), 18)} {leak_in_words(together)}")
     tell(NOT_PRIVATE)

@@ -125,7 +125,8 @@ def in_words(advice: Mapping[str, Any], metric: str, translated: Callable[[str],
         words.append(f"Values are off by a factor of {own:.2f} instead of {local:.2f}.")
     for decision in advice.get("decisions", ()):
         fewer = decision["wrong_best_local"] - decision["wrong"]
-        said = f"{abs(fewer)} {'fewer' if fewer > 0 else 'more'}" if fewer else "as many as with the latter"
+        differ = f"{fewer} fewer" if fewer > 0 else f"{-fewer} more"
+        said = differ if fewer else "as many as with the latter"
         where = f"{decision['threshold']:g} {decision['unit']}".strip()
         words.append(f"At {where}, {decision['wrong']} of {decision['of']} decisions are wrong: {said}.")
     return " ".join(map(translated, words))
