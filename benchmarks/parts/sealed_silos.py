@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import silos
+from benchmarks.parts.measure import say
 from benchmarks.parts.silos_data import datasets, read_silos
 from benchmarks.parts.stacked import change_pct
 from kmel_p2p.chem.structures.cache import StructureCache
@@ -48,6 +49,7 @@ def sealed_against_clear(data: Path, seeds: int, cache: Path, *, smoke: bool = F
         pairs = {name: silos.run(options, seed, parts)["pairs"] for name, options in given.items()}
         for name in EXCHANGES:
             changes[name].append(_change(pairs[name], pairs["clear"]))
+        say(f"seed {seed}: " + ", ".join(f"{name} {found[-1]:+.2f} %" for name, found in changes.items()))
     means = {name: float(np.mean(found)) for name, found in changes.items()}
     return {
         "silos_stack_change_vs_clear_points": means["sealed"] - means["clear"],
