@@ -38,6 +38,7 @@ from kmel_p2p.core.sealed.own_part import SealedState
 from kmel_p2p.core.sealed.present import Entropy, Present
 from kmel_p2p.core.sealed.progress import awaited, progress
 from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
+from kmel_p2p.core.sealed.spoilers import Spoilers
 from kmel_p2p.core.sealed.stages import Stage
 from kmel_p2p.core.sealed.sums import SumEntry, SumLog
 from kmel_p2p.core.types import Micros, Randomness
@@ -86,12 +87,15 @@ class SealedAveraging(RoundMachine):
         self._trains_for = 0
         """Sealed round that the trainer's open round belongs to."""
         self.certificates = Certificates(len(rules.roster) - quorum_of(len(rules.roster)))
+        self.spoilers = Spoilers()
         own.sealed = max(own.sealed, log.number)
         self.present = self._make_present(own)
         self._talk = Conversation(self, members, rules, settings, rng, self._outbox, now)
 
     def _make_present(self, own: SealedState) -> Present:
-        return Present(self._identity, self._rules, self._settings, self.log, own, self._entropy)
+        present = Present(self._identity, self._rules, self._settings, self.log, own, self._entropy)
+        present.doubt(self.spoilers.left_out(int.from_bytes(self._entropy(8), "big")), self.spoilers.sole)
+        return present
 
     @property
     def vector(self) -> Mapping[SiteKey, int]:
@@ -168,6 +172,8 @@ class SealedAveraging(RoundMachine):
                 continue
             outcome = self.present.outcome()
             if outcome is not None:
+                if outcome.spoiled:
+                    self._outbox.append(Emit(self.spoilers.spoiled(self.present.at.number, outcome.spoiled)))
                 self._finish(outcome.entries, self.present.at.number, outcome.reason)
                 continue
             opened = self.present.at.group
@@ -286,6 +292,7 @@ class SealedAveraging(RoundMachine):
         set_back = any(entry.sites >> place & 1 and not (mine and entry.round == sealed_in) for entry in entries)
         for entry in entries:
             self.log.add(entry)
+            self.spoilers.added(entry.authors(self._rules.roster))
         # What such a site sealed in void rounds nobody can tell: under differential privacy, all of them are charged.
         state.sealed = max(state.sealed, last if set_back else self.log.number)
         state.last_sum = signed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from kmel_p2p.agreement.errors import WireError
@@ -12,11 +12,22 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Message, Send
 from kmel_p2p.core.rounds.contract import Members, Phase
 from kmel_p2p.core.sealed import exchange
+from kmel_p2p.core.sealed.asking import (
+    LEAST_RUN_BYTES,
+    ROUND_PERIOD_US,
+    RUN_PERIOD_US,
+    STATEMENTS_BYTES,
+    WHOLE_ROUNDS,
+    WHOLE_RUNS,
+    AnswerAllowance,
+    Questions,
+)
 from kmel_p2p.core.sealed.catching_up import Certificates, continued
 from kmel_p2p.core.sealed.events import SealRefused
 from kmel_p2p.core.sealed.faults import NotYet
 from kmel_p2p.core.sealed.messages import (
     MAX_PAST,
+    SCHEMAS,
     SealClose,
     Sealed,
     SealHave,
@@ -35,11 +46,11 @@ from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
 from kmel_p2p.core.sealed.sealed_round import Said, SealedRound
 from kmel_p2p.core.sealed.sums import SumEntry, SumLog
 from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
+from kmel_p2p.core.wire import Wire
 
-ASK_AGAIN_US: Micros = 2 * SECOND
 ANSWER_AGAIN_US: Micros = SECOND // 5
 """A site that asks more often is not answered each time."""
-PAST_BYTES = 8 * 1024 * 1024
+PAST_BYTES = 1024 * 1024
 """Of sums in one answer, about."""
 
 
@@ -77,8 +88,14 @@ class Conversation:
         self._outbox = outbox
         self._told: dict[SiteKey, SealHave] = {}
         self._tell_us: Micros = now
-        self._asked: dict[bytes, Micros] = {}
+        self._wire = Wire(rules.charter_id, SCHEMAS)
+        self._questions = Questions()
         self._answered: dict[tuple[SiteKey, bytes], Micros] = {}
+        self.of_round, self.of_run = (
+            AnswerAllowance(WHOLE_ROUNDS, ROUND_PERIOD_US),
+            AnswerAllowance(WHOLE_RUNS, RUN_PERIOD_US),
+        )
+        """What others may ask this site for: statements and vectors; sums."""
         self.before: SealedRound | None = None
         """The round before: sites that are still in it may need what is in it."""
         self._early: deque[tuple[SiteKey, Said]] = deque(maxlen=8 * len(rules.roster))
@@ -122,7 +139,8 @@ class Conversation:
     def round_over(self, at: SealedRound) -> None:
         """That round is over here."""
         self.before = at
-        self._asked.clear()
+        self.of_round.round_over()
+        self._questions.forget()
         self._past.clear()
 
     def take_early(self) -> None:
@@ -180,14 +198,14 @@ class Conversation:
                 if self._giver is not None:
                     self._outbox.append(Emit(SealRefused(self._giver, str(error))))
                     self._unfit.add(self._giver)
-        if now >= self._asked.get(b"", 0):
+        if self._questions.may_ask(b"", now):
             holders = [site for site in self._site.certificates.holders(agreed) if site in self._alive()]
             fit = [site for site in holders if site not in self._unfit] or holders
             if fit:
                 # Of one giver alone: sums of two do not mix.
-                if self._giver not in fit or now >= self._asked.get(b"", now + 1):
+                if self._giver not in fit or self._questions.is_open(b""):
                     self._giver, self._past = self._rng.choice(fit), []
-                self._asked[b""] = now + ASK_AGAIN_US
+                self._questions.ask(b"", now)
                 first = number + 1 + len(self._past)
                 self._outbox.append(Send(self._giver, SealWant(self._site.present.at.number, b"", first)))
         return ()
@@ -218,18 +236,17 @@ class Conversation:
         present = self._site.present
         number, last_sum = present.at.number, present.own.last_sum
         if told.round < number and last_sum is not None and self._may_answer(sender, b"sum", now):
-            self._outbox.append(Send(sender, last_sum))
+            self._give(sender, [last_sum], now)
             if self.before is not None and told.round == self.before.number:
-                self._outbox.extend(Send(sender, said) for said in exchange.lacking(self.before, told))
+                self._give(sender, exchange.lacking(self.before, told), now)
         if told.round == number and self._has_other_votes(told) and self._may_answer(sender, b"before", now):
             # Late votes, or one site's that differ: whoever holds both can prove it.
-            votes = exchange.votes_of(self.before) if self.before is not None else ()
-            self._outbox.extend(Send(sender, said) for said in votes)
+            self._give(sender, exchange.votes_of(self.before) if self.before is not None else (), now)
         if told.round == number and self._may_answer(sender, b"lacking", now):
-            self._outbox.extend(Send(sender, said) for said in exchange.lacking(present.at, told))
+            self._give(sender, exchange.lacking(present.at, told), now)
             for site in exchange.wanted(present.at, told):
-                if now >= self._asked.get(site, 0):
-                    self._asked[site] = now + ASK_AGAIN_US
+                if self._questions.may_ask(site, now):
+                    self._questions.ask(site, now)
                     self._outbox.append(Send(sender, SealWant(number, site, 0)))
 
     def _on_want(self, sender: SiteKey, want: SealWant, now: Micros) -> None:
@@ -244,19 +261,19 @@ class Conversation:
                 if sums and size > PAST_BYTES:
                     break
                 sums.append(encoded)
-            if sums:
+            if sums and self._may_have(self.of_run, sender, size, LEAST_RUN_BYTES + self._site.log.encoded_bytes, now):
                 self._outbox.append(Send(sender, SealPast(want.number, tuple(sums)), Lane.BULK))
             return
         for at in (self._site.present.at, self.before):
             if at is not None and at.number == want.round and SiteKey(want.author) in at.sealed:
-                self._outbox.append(Send(sender, at.sealed[SiteKey(want.author)], Lane.BULK))
+                self._give(sender, [at.sealed[SiteKey(want.author)]], now)
 
     def _on_past(self, sender: SiteKey, past: SealPast) -> None:
-        asked = sender == self._giver and b"" in self._asked
+        asked = sender == self._giver and self._questions.is_open(b"")
         if not asked or past.first != self._site.log.number + 1 + len(self._past):
             return
         # One answer to one question, of sums that can be some.
-        self._asked.pop(b"")
+        self._questions.answered(b"")
         if any(len(encoded) > self._site.log.most_bytes for encoded in past.sums):
             self._unfit.add(sender)
             raise WireError("a sum larger than any can be")
@@ -265,6 +282,22 @@ class Conversation:
     def _has_other_votes(self, told: SealHave) -> bool:
         """Whether that site holds other votes of the round before than this one."""
         return self.before is not None and told.before not in (b"", exchange.digest_of(self.before))
+
+    def _give(self, sender: SiteKey, lacking: Iterable[Statement], now: Micros) -> None:
+        """Send a site what it lacks of a round, as far as its allowance goes."""
+        whole = len(self._rules.roster) * (self._site.log.most_bytes + STATEMENTS_BYTES)
+        for said in lacking:
+            if not self._may_have(self.of_round, sender, len(self._wire.encode(said)), whole, now):
+                break
+            self._outbox.append(Send(sender, said, Lane.BULK if isinstance(said, Sealed) else Lane.CONTROL))
+
+    def _may_have(self, allowance: AnswerAllowance, site: SiteKey, size: int, whole: int, now: Micros) -> bool:
+        may = allowance.spend(site, size, whole, now)
+        if not may:
+            what = "sums" if allowance is self.of_run else "the round"
+            reason = f"it asks for more of {what} than makes up for what it can lack: either it does not get what it is"
+            self._outbox.append(Emit(SealRefused(site, f"{reason} sent, or it wastes this site's line")))
+        return may
 
     def _may_answer(self, sender: SiteKey, what: bytes, now: Micros) -> bool:
         if now < self._answered.get((sender, what), 0):

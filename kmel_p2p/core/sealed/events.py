@@ -49,6 +49,17 @@ class RoundVoid(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RoundSpoiled(Event):
+    """A round was opened and gave no sum of levels: one of its sites sealed something else."""
+
+    round: int
+    rounds: int
+    """So many have been spoiled that a site is in all of them."""
+    suspects: tuple[SiteKey, ...]
+    """Sites that are in all of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResidualDropped(Event):
     """Sums have vectors of this site that its store does not have, so what it still had to send was dropped."""
 

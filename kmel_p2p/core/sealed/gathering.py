@@ -48,6 +48,8 @@ class Gathering:
         self._seen: dict[bytes, Micros] = {}
         self.refused: set[bytes] = set()
         """Opens that this site does not go by, whoever waits for them."""
+        self.doubted: SiteKey | None = None
+        """A site whose Opens it does not go by: it would have its own vector in every sum."""
 
     def look(self, at: SealedRound, expected: Collection[SiteKey], now: Micros) -> None:
         """Take in who is ready. `expected`: reachable sites that may still become so, this one included."""
@@ -86,6 +88,9 @@ class Gathering:
             if at.group is not None and _rank(at, opened.author) >= _rank(at, at.group.open.author):
                 break
             members = {member.site for member in opened.members}
+            if opened.author == self.doubted != self._own:
+                self.refused.add(name)
+                continue
             if LEFT_OUT * len(ready - members) > len(ready) and len(members) < MAX_MEMBERS:
                 self.refused.add(name)
                 continue

@@ -49,6 +49,8 @@ class RoundOutcome:
     entries: list[SumEntry]
     """One, or none."""
     reason: str = ""
+    spoiled: tuple[SiteKey, ...] = ()
+    """Whose vectors were opened and gave no sum of levels, with nobody's fault proved."""
 
 
 class Present:
@@ -103,6 +105,11 @@ class Present:
                         self.stage = Stage.SEALED
                     elif isinstance(said, SealClose):
                         self.stage = Stage.CLOSED
+
+    def doubt(self, left_out: SiteKey | None, sole: SiteKey | None) -> None:
+        """Leave that site's vector out as the opener, and go by no Open of the other: see `spoilers`."""
+        self.at.left_out = left_out
+        self._gathering.doubted = sole
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
@@ -244,16 +251,17 @@ class Present:
             return None
         if choice == VOID:
             return RoundOutcome([], self._why_void())
+        summed = tuple(sent.site for sent in self.at.set_of(choice))
         try:
             total = self.at.open(choice)
         except WireError as error:
-            return RoundOutcome([], str(error))
+            return RoundOutcome([], str(error), () if choice in self.at.ballots.dead else summed)
         if total is None:
             return None
         problem = self._log.problem(total)
         if problem:
-            return RoundOutcome([], f"the sum does not stand: {problem}")
-        sites = bits(self.at.roster, {sent.site for sent in self.at.set_of(choice)})
+            return RoundOutcome([], f"the sum does not stand: {problem}", summed)
+        sites = bits(self.at.roster, summed)
         return RoundOutcome([self._log.entry(self.at.number, sites, choice, total)])
 
     @property

@@ -74,6 +74,8 @@ class SealedRound:
         self.reveals: dict[tuple[int, SiteKey], dict[bytes, SealReveal]] = {}
         self.ballots = Ballots(own, len(self.roster))
         self.faults = Faults()
+        self.left_out: SiteKey | None = None
+        """Whose vector this site does not ask for as the opener, if the others are enough. See `spoilers`."""
         self.secret = b""
         """X25519, of this round; empty: this site has none."""
         self.self_seed = b""
@@ -258,7 +260,10 @@ class SealedRound:
 
     def enough(self) -> bool:
         """Whether a sum of the vectors here may be opened at all."""
-        return self.group is not None and len(self.usable()) >= max(self.group.threshold, self._min_sum)
+        return self._are_enough(self.usable())
+
+    def _are_enough(self, sites: Sequence[SiteKey]) -> bool:
+        return self.group is not None and len(sites) >= max(self.group.threshold, self._min_sum)
 
     def usable(self) -> tuple[SiteKey, ...]:
         """Members whose vectors are here and, if this site is a member, whose shares for it stand."""
@@ -266,7 +271,9 @@ class SealedRound:
 
     def proposal(self) -> tuple[Included, ...]:
         """What an opener asks the roster to open: everything usable."""
-        return tuple(Included(site, self._names[site]) for site in self.usable())
+        usable = self.usable()
+        fewer = tuple(site for site in usable if site != self.left_out)
+        return tuple(Included(site, self._names[site]) for site in (fewer if self._are_enough(fewer) else usable))
 
     def proposed(self) -> SealClose | None:
         """The first vote of the opener of the group that this site goes by."""

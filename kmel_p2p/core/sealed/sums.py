@@ -7,7 +7,7 @@ it, so a sum of a few kilobytes and its number of sites are all that a site need
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgpack
@@ -53,6 +53,10 @@ class SumEntry:
     def count(self) -> int:
         """Sites whose vectors are in it."""
         return self.sites.bit_count()
+
+    def authors(self, roster: Sequence[SiteKey]) -> list[SiteKey]:
+        """Sites whose vectors are in it. `roster`: in the order of keys."""
+        return [site for place, site in enumerate(roster) if self.sites >> place & 1]
 
     def encode(self) -> bytes:
         """A msgpack array of the fields."""
@@ -114,6 +118,8 @@ class SumLog:
         self.levels = levels
         self.encoded: list[bytes] = []
         """All sums, for sites that lack some."""
+        self.encoded_bytes = 0
+        """Of all of them."""
         self._charter_id, self._optimiser = charter_id, optimiser
         self._sum = np.rint(base.astype(np.float64) * 2.0**steps.SCALE_BITS).astype(np.int64)
         self._count = max(1, round(pattern * base.size))
@@ -183,6 +189,7 @@ class SumLog:
         self._norms.append(self._norm(total))
         self.chain = chain_after(self.chain, entry)
         self.encoded.append(entry.encode())
+        self.encoded_bytes += len(self.encoded[-1])
         self.number, self.last_round = entry.number, entry.round
         if self._optimiser is None:
             self.exponent = steps.next_exponent(self.exponent, total, entry.count, self.levels)

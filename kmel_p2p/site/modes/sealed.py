@@ -27,6 +27,7 @@ from kmel_p2p.core.sealed.events import (
     GroupOpened,
     OwnStateRecord,
     ResidualDropped,
+    RoundSpoiled,
     RoundVoid,
     SealRefused,
     SiteAccused,
@@ -206,6 +207,16 @@ class SealedMode(SiteMode):
             case RoundVoid(round=number, reason=reason, missing=missing, spent=spent):
                 away = [name(site) for site in missing]
                 notes.say("round void", round=number, reason=reason, missing=away, spent=spent)
+            case RoundSpoiled(round=number, rounds=rounds, suspects=suspects):
+                named = ", ".join(name(site) for site in suspects)
+                text = (
+                    f"{rounds} sealed rounds were opened and gave no sum: a site sealed something else than levels. If "
+                    f"one site alone did, it is among: {named}. Nothing proves it. Ask their operators for versions "
+                    "and logs; from the second such round on, this site leaves one of them out of the sums that it "
+                    "asks for"
+                )
+                activity.alarm("sealed rounds spoiled", text)
+                notes.warn("round spoiled", round=number, rounds=rounds, suspects=named)
             case ResidualDropped():
                 notes.warn("residual dropped", reason="the store is older than sums with vectors of this site")
             case SealRefused(sender=sender, reason=reason):

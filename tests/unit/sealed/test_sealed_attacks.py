@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kmel_p2p.agreement.errors import WireError
-from kmel_p2p.core.sealed.events import ResidualDropped, RoundVoid
+from kmel_p2p.core.effects import Message
+from kmel_p2p.core.sealed.asking import LEAST_RUN_BYTES, ROUND_PERIOD_US, STATEMENTS_BYTES, WHOLE_ROUNDS
+from kmel_p2p.core.sealed.conversation import ANSWER_AGAIN_US
+from kmel_p2p.core.sealed.events import ResidualDropped, RoundVoid, SealRefused
 from kmel_p2p.core.sealed.group import Group, OwnPart
-from kmel_p2p.core.sealed.messages import SealClose, Sealed, SealPast, SealReveal, hash_of
+from kmel_p2p.core.sealed.messages import SealClose, Sealed, SealPast, SealReveal, SealWant, hash_of
 from kmel_p2p.core.sealed.own_part import SealedState, decode_own_state
 from kmel_p2p.core.types import SECOND
 from tests.support import sealed_samples as samples
@@ -130,3 +134,34 @@ def test_a_share_under_altered_commitments_does_not_decrypt(cut: int) -> None:
     changed = sealed.commitments[:-cut] + bytes(byte ^ 1 for byte in sealed.commitments[-cut:])
     with pytest.raises(WireError, match="does not decrypt"):
         other.share_from(replace(sealed, commitments=changed))
+
+
+def test_a_member_that_asks_without_end_is_given_what_recovery_takes_and_named() -> None:
+    """Asked every 0.2 s, a site gave megabytes for questions of some bytes."""
+    mesh = Mesh(6, entry_limit=12, size=80_000, train_time=lambda site: (4 if site == 4 else 1) * SECOND)
+    asking, giving = 5, 0
+    given: dict[type[Message], int] = defaultdict(int)
+
+    def count(n, to, message):
+        if (n, to) == (giving, asking):
+            given[type(message)] += len(mesh.wire.encode(message))
+        return message
+
+    def ask() -> None:
+        number = mesh.site(giving).present.at.number
+        wants = [SealWant(number, key, 0) for key in mesh.keys] + [SealWant(number, b"", 1)]
+        for want in wants:
+            mesh._deliver(asking, giving, mesh.wire.encode(want))
+        mesh.at(mesh.now + ANSWER_AGAIN_US, ask)
+
+    mesh.tamper = count
+    ask()
+    mesh.run(lambda: mesh.site(giving).log.number >= 12, 600 * SECOND)
+    log = mesh.site(giving).log
+    rounds = WHOLE_ROUNDS + 1 + log.number + mesh.now // ROUND_PERIOD_US
+    assert given[Sealed] < rounds * len(mesh.keys) * (log.most_bytes + STATEMENTS_BYTES)
+    assert given[SealPast] < 2 * (log.encoded_bytes + LEAST_RUN_BYTES) + log.encoded_bytes
+    refused = [event for n, event in mesh.seen(SealRefused) if n == giving]
+    assert {event.sender for event in refused} == {mesh.keys[asking]}
+    assert {"sums", "the round"} == {event.reason.split(" of ")[1].split(" than")[0] for event in refused}
+    assert not [n for n, _ in mesh.seen(RoundVoid)]
