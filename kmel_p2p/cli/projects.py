@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from kmel_p2p.cli.language import say, tell
 from kmel_p2p.cli.options import FILE, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
 
@@ -38,11 +39,16 @@ def projects(configs: tuple[Path, ...], as_json: bool) -> None:
         echo_json(rows)
         return
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    for column in ("federation", "site", "state", "entries", "reachable", "sent", "on disk", "gain", "port"):
+    for column in ("federation", "site"):
         table.add_column(column, overflow="fold")
+    for column in ("state", "entries", "alive", "sent", "on disk", "port"):
+        table.add_column(column, no_wrap=True)
     for row in rows:
-        table.add_row(*(str(row[name]) for name in ("federation", "site", "state")), *_cells(row))
+        table.add_row(row["federation"], row["site"], say(row["state"]), *_cells(row))
     Screen().print(table)
+    for row in rows:
+        for name, change in row["gain"].items():
+            tell(f"{row['federation']}, {row['site']}: {name} {100 * change:+.1f} % against best local")
     for row in rows:
         for problem in row["problems"]:
             click.echo(f"{row['config']}: {problem}")
@@ -51,10 +57,9 @@ def projects(configs: tuple[Path, ...], as_json: bool) -> None:
 def _cells(row: dict[str, Any]) -> list[str]:
     from kmel_p2p.site.observe.status import bytes_text
 
-    entries = "" if row["entries"] is None else f"{row['entries']} of {row['entry_limit']}"
-    reachable = "" if row["reachable"] is None else f"{row['reachable']} of {row['others']}"
-    gain = "; ".join(f"{name} {100 * change:+.1f} %" for name, change in row["gain"].items())
-    return [entries, reachable, bytes_text(row["bytes_out"]), bytes_text(row["disk_bytes"]), gain, row["port"]]
+    entries = "" if row["entries"] is None else f"{row['entries']}/{row['entry_limit']}"
+    reachable = "" if row["reachable"] is None else f"{row['reachable']}/{row['others']}"
+    return [entries, reachable, bytes_text(row["bytes_out"]), bytes_text(row["disk_bytes"]), row["port"]]
 
 
 def _row(path: Path) -> dict[str, Any]:

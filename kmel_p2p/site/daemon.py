@@ -285,6 +285,8 @@ class Daemon:
         if self._train:
             await self._trainer.start(answers)
             self._followed.tell(self._site)
+        else:
+            self._trainer.leave_out()
         parts.push_async_callback(self._final_models.close)
         parts.push_async_callback(looks.close)
         self._reception.start()

@@ -137,6 +137,10 @@ class TrainerSupervisor:
         self._listener = listener
         await self._launch()
 
+    def leave_out(self) -> None:
+        """Start no trainer in this life of the daemon."""
+        self.state = TrainerState.STOPPED
+
     def train(
         self,
         opened: RoundOpened,

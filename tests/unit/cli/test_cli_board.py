@@ -130,8 +130,17 @@ def test_projects_of_a_running_and_of_a_stopped_peer(kept: Path, run: Run) -> No
     assert row["disk_bytes"] > 0
     fake = FakeDaemon(kept.parent / "state")
     fake.start()
+    stacked = {"best_local": {"held_out": 0.5}, "stack": {"held_out": 0.48}}
+    card = {"result": {"endpoints": [{"name": "a long name of an assay endpoint", "stacked": stacked}]}}
+    (kept.parent / "state" / "model").mkdir()
+    (kept.parent / "state" / "model" / "card.json").write_text(json.dumps(card))
     try:
         (row,) = json.loads(run("projects", kept, "--json").out)
+        shown = run("projects", kept).out
     finally:
         fake.close()
     assert (row["state"], row["entries"], row["entry_limit"], row["reachable"]) == ("training", 3, 40, 1)
+    assert row["gain"] == {"a long name of an assay endpoint": -0.04}
+    table, below = shown.splitlines()[1:3]
+    assert table.split()[2:5] == ["training", "3/40", "1/1"], "no word of a row is broken at 80 columns"
+    assert below == "demo, north: a long name of an assay endpoint -4.0 % against best local"

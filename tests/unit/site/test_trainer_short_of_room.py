@@ -40,6 +40,13 @@ def test_lack_of_room_is_no_fault_of_the_settings(tmp_path: Path, monkeypatch: p
     ours.close()
 
 
+def test_a_trainer_that_is_left_out_is_not_said_to_start() -> None:
+    supervisor = object.__new__(TrainerSupervisor)
+    supervisor.state = TrainerState.STARTING
+    supervisor.leave_out()
+    assert supervisor.state is TrainerState.STOPPED
+
+
 async def test_it_is_started_again_and_the_operator_is_told_why() -> None:
     told: list[tuple[int | None, str, int]] = []
     launched: list[str] = []
