@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from kmel_p2p.site.observe.status import Alarm, AveragingStatus, SitePhase
 from kmel_p2p.site.page.federation_map import MOST_DRAWN, federation_map
 from kmel_p2p.site.page.view import headline, page_values
 from kmel_p2p.site.page.words import WORDS, language
+from kmel_p2p.web import korean
 from tests.support.page_sample import comparison, facts, members, status, trouble
 
 
@@ -159,3 +161,8 @@ def test_the_page_says_what_all_sites_state_of_their_payoff() -> None:
         "state of themselves."
     )
     assert "기관 2곳 중 1곳에서" in page_values(facts(document), "ko")["federation_payoff"]
+
+
+def test_korean_lines_break_between_words() -> None:
+    style = (Path(korean.__file__).parent / "style.css").read_text("utf-8")
+    assert ":lang(ko){word-break:keep-all;" in style
