@@ -80,7 +80,8 @@ def _worth(payoff: Payoff) -> str:
     else:
         whom = "It does not pay"
     more = "less" if payoff.change < 0 else "more"
-    spread = f"{percent(changes[0])} to {percent(changes[-1])} by site"
+    least, most = percent(changes[0]), percent(changes[-1])
+    spread = f"{least} to {most} by site" if least != most else f"{least} at each"
     worse = f"; {', '.join(payoff.losing)} would do better alone" if payoff.losing else ""
     return (
         f"{whom}: what the sites predict with errs {abs(100 * payoff.change):.0f} % {more} than {against}, "

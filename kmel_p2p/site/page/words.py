@@ -15,7 +15,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "metrics": "Metrics",
         "document": "Everything as JSON",
         "lost": "No answer since {time}. What stands here is as of then; the peer may have stopped.",
-        "as_of": "as of {time} UTC, up since {up}",
+        "as_of": "as of {time} UTC, up for {up}",
         "attention": "Needs attention",
         "ago": "{time} ago",
         "now": "Now",
