@@ -32,8 +32,8 @@ from kmel_p2p.core.sealed.messages import (
 from kmel_p2p.core.sealed.rules import SealedSettings
 from kmel_p2p.core.sealed.stages import Stage
 from kmel_p2p.core.sealed.sums import decode_sum
-from kmel_p2p.core.types import SECOND
-from tests.testbed.sealed_mesh import CHARTER_ID, FAST, Faults, Mesh
+from kmel_p2p.core.types import MILLISECOND, SECOND
+from tests.testbed.sealed_mesh import CHARTER_ID, FAST, Disk, Faults, Mesh
 
 
 class Account:
@@ -267,6 +267,28 @@ def test_a_site_that_was_away_for_rounds_gets_the_sums(account) -> None:
     mesh.start(4)
     run(mesh)
     account.check(mesh)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_site_that_comes_late_and_one_that_loses_its_disk_end_with_the_same_trunk(seed) -> None:
+    rng = np.random.default_rng(seed)
+    count = 5 + seed
+    mesh = Mesh(count, seed=seed, faults=Faults(loss=0.05), entry_limit=6)
+    late, lost = map(int, rng.choice(count, 2, replace=False))
+    mesh.crash(late)
+
+    def lose() -> None:
+        mesh.crash(lost)
+        mesh.disks[lost] = Disk()
+        mesh.at(mesh.now + 3 * SECOND, lambda: mesh.start(lost))
+
+    mesh.at(int(rng.integers(5, 20)) * SECOND, lambda: mesh.start(late))
+    mesh.at(int(rng.integers(3_000, 25_000)) * MILLISECOND, lose)
+    mesh.run(lambda: mesh.now > 30 * SECOND and mesh.all_complete(), 900 * SECOND)
+    assert len(mesh.digests()) == 1
+    assert mesh.site(late).log.number == mesh.site(lost).log.number == 6
+    assert {event.site for _, event in mesh.seen(SiteAccused)} <= {mesh.keys[lost]}
+    assert not mesh.seen(SealRefused)
 
 
 # ---- hostile members --------------------------------------------------------------------------------------------
