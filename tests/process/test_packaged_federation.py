@@ -1,4 +1,4 @@
-"""The template package, built as its supplier builds it: checked, federated by peers, refused when altered."""
+"""The template package, built as its supplier builds it: checked, federated by four peers, refused when altered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.trunk_packages import install_template
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(900)]
 
-SITES = ["north", "south"]
+SITES = ["north", "south", "east", "west"]
 
 
 def command(path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -96,7 +96,7 @@ def test_the_template_is_checked_federated_and_refused_when_altered(tmp_path: Pa
     site = out / "sites" / "north"
     (trunk,) = (site / "state" / "trunk").glob("trunk-*.safetensors")
     gain = load_file(trunk)["trunk.norms.0.weight"]
-    # The template itself starts them at 1; three entries of three steps move them little.
+    # The template itself starts them at 1; nine entries of three steps move them little.
     assert np.abs(gain - 0.01).max() < 0.1
     table = tmp_path / "in.csv"
     table.write_text("smiles\nCCO\nc1ccccc1\n")
