@@ -10,13 +10,11 @@ import click
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.privacy import OUTSIDE
-from kmel_p2p.cli.language import tell
+from kmel_p2p.cli.language import tell, told
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 
 if TYPE_CHECKING:
     from kmel_p2p.learn.privacy.plan import Plan
-
-_OUTSIDE = f"{OUTSIDE[0].upper()}{OUTSIDE[1:]}."
 
 
 @click.group()
@@ -60,7 +58,7 @@ def plan(
     tell(f"{compounds:,} compounds a site, sums of {sites} sites, epsilon {epsilon:g}, delta {found[0].delta:g}")
     for one in found:
         tell(_words(one))
-    tell(_OUTSIDE)
+    click.echo(_sentence(told(OUTSIDE)))
 
 
 @privacy.command()
@@ -100,12 +98,16 @@ def spent(config_path: Path, as_json: bool) -> None:
         echo_json(facts)
         return
     tell(f"{steps} of {budget} noised steps: epsilon {epsilon:.3g} of {rule.epsilon:g}, delta {rule.delta:g}")
-    tell(_OUTSIDE)
+    click.echo(_sentence(told(OUTSIDE)))
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _words(plan: Plan) -> str:
-    least = "at least" if plan.beyond else "about"
+    cost = f"at least {plan.cost_pct:.0f} %" if plan.beyond else f"about {plan.cost_pct:.0f} %"
     return (
         f"{plan.steps:>6} steps of {plan.batch:,} compounds a site (rate {plan.rate:g}), noise {plan.noise:.3g}: "
-        f"epsilon {plan.epsilon:.3g}, RMSE {least} {plan.cost_pct:.0f} % higher"
+        f"epsilon {plan.epsilon:.3g}, RMSE {cost} higher"
     )

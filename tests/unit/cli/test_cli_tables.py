@@ -10,10 +10,13 @@ import pytest
 from rich.console import Group
 from rich.table import Table
 
+from kmel_p2p.agreement.privacy import OUTSIDE
 from kmel_p2p.cli.leak_view import leak_in_words
+from kmel_p2p.cli.privacy import _words
 from kmel_p2p.cli.screen import Screen
 from kmel_p2p.learn.audit.own_entries import Shown
 from kmel_p2p.learn.evaluate.advice import NO_EVIDENCE, in_words
+from kmel_p2p.learn.privacy.plan import Plan
 from kmel_p2p.web.korean import catalogue, in_korean
 from tests.support.scripts import script
 
@@ -72,3 +75,22 @@ def test_what_entries_show_and_whether_it_pays_is_korean(monkeypatch: pytest.Mon
         "RMSE은(는) 0.500(으)로, 자체 최선 모델의 0.600보다 16.7 % 낮습니다(95 %: -30.0 ~ +2.0 %). "
         "값의 오차는 4.00배 대신 3.20배입니다. 10 uM에서 결정 9개 중 1개가 틀립니다: 2개 적음."
     )
+
+
+def test_what_privacy_costs_is_korean_to_the_last_word() -> None:
+    for beyond, cost in ((False, "약 2 %"), (True, "2 % 이상")):
+        plan = Plan(
+            steps=100,
+            batch=2500,
+            rate=0.5,
+            noise=3.12,
+            epsilon=7.97,
+            delta=1e-5,
+            strain=1.0,
+            cost_pct=2.0,
+            beyond=beyond,
+        )
+        assert in_korean(_words(plan)).strip() == (
+            f"기관당 화합물 2,500개로 100스텝(비율 0.5), 노이즈 3.12: epsilon 7.97, RMSE {cost} 높음"
+        )
+    assert in_korean(OUTSIDE).startswith("epsilon에 들지 않는 것: 검증으로")
