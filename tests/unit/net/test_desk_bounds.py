@@ -128,6 +128,9 @@ async def test_what_keeps_a_desk_from_answering_is_the_operators_to_read() -> No
     assert "/srv/kmel/state/invitations.json" in asked.told[0]
 
 
+GONE_MS = 60_000
+
+
 class Answering:
     """A server with the right key that answers one question as it likes."""
 
@@ -141,6 +144,7 @@ class Answering:
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.SNDTIMEO, 500)
         self.address = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
+        self.left = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
     def ask(self, *parts: bytes) -> Any:
         """What the client makes of an answer of these frames."""
@@ -158,6 +162,10 @@ class Answering:
             return ask_desk(invited_keys(SECRET), NORTH.key, self.address, encode_question("join"))
         finally:
             thread.join()
+            # ZeroMQ aborts the process where a socket is closed in the moment in which the other side leaves, amid a
+            # message of several frames: first let it see that the client has left.
+            assert self.left.poll(GONE_MS), "the client closes its connection"
+            self.socket.disable_monitor()
             self.context.destroy(0)
 
 
