@@ -132,16 +132,21 @@ def _invoke(arguments: Sequence[str]) -> int:
     return int(code) if isinstance(code, int) else ExitCode.OK
 
 
-def _interrupted(error: BaseException | None) -> bool:
+def _interrupted(error: BaseException) -> bool:
     """Whether a library made this error of an interrupt: pydantic has only its text left, Python 3.11 has it as cause
     of the error of a class that was being made.
     """
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt) or (
-            exit_code_of(error) is ExitCode.BUG and KeyboardInterrupt.__name__ in str(error)
+    chain, waiting = {id(error)}, [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, KeyboardInterrupt) or (
+            exit_code_of(one) is ExitCode.BUG and KeyboardInterrupt.__name__ in str(one)
         ):
             return True
-        error = error.__cause__ or error.__context__
+        # An error that is raised again from what it was wrapped in comes before itself.
+        before = [each for each in (one.__cause__, one.__context__) if each is not None and id(each) not in chain]
+        chain |= set(map(id, before))
+        waiting += before
     return False
 
 

@@ -99,7 +99,7 @@ def test_rounds_train_it_and_its_entries_are_those_of_any_trunk(tmp_path: Path) 
 def test_models_are_compared_and_stacked_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # How good the stack is stands elsewhere.
     monkeypatch.setattr(learners, "TREES", (5, 5))
-    monkeypatch.setattr(learners, "STAGES", 10)
+    monkeypatch.setattr(learners, "STAGES", (10, 10))
     data, network = dataset(240), started()
     found = compare(
         SHAPE, data, SETTINGS, 3, Parameters.of(network), steps=40, federated_history=[],

@@ -9,6 +9,7 @@ import click
 import pytest
 from pydantic_core import SchemaSerializer
 
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.cli import main
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.simulate.interrupts import Interrupts
@@ -106,3 +107,20 @@ def test_an_error_without_an_interrupt_behind_it_is_a_bug(
     monkeypatch.setattr(main.LazyGroup, "get_command", lambda *_: click.Command("work", callback=work))
     assert main.invoke(["work"]) == ExitCode.BUG
     assert "LookupError: a bug" in capsys.readouterr().err
+
+
+def test_an_error_that_is_raised_from_its_own_wrapper_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        try:
+            try:
+                raise ConfigError("node a has another version")
+            except ConfigError as error:
+                raise LookupError("a task of the cluster failed") from error
+        except LookupError as error:
+            raise (error.__cause__ or error) from error
+
+    monkeypatch.setattr(main.LazyGroup, "get_command", lambda *_: click.Command("work", callback=work))
+    assert main.invoke(["work"]) == ExitCode.CONFIG
+    assert "node a has another version" in capsys.readouterr().err
