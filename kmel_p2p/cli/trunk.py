@@ -128,11 +128,11 @@ def fetch(config_path: Path) -> None:
     from kmel_p2p.files import private_directory
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.desk.start_file_fetch import fetch_start_file
-    from kmel_p2p.site.loaded_site import load_amended_site, require_trunk
+    from kmel_p2p.site.loaded_site import load_site, require_trunk
     from kmel_p2p.site.state.lockfile import SiteLock
 
     config = load_config(config_path)
-    site = load_amended_site(config)
+    site = load_site(config)
 
     def told(name: str, size: int) -> None:
         tell(f"fetching the start file, {size / 1e6:.1f} MB, from {name}", err=True)

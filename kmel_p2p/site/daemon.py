@@ -39,15 +39,7 @@ from kmel_p2p.site.desk.reception import Reception
 from kmel_p2p.site.desk.start_file_fetch import fetch_start_file
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.life import Life
-from kmel_p2p.site.loaded_site import (
-    describe_tensors,
-    load_amended_site,
-    load_site,
-    own_seed,
-    require_package,
-    require_trunk,
-    trainer_plan,
-)
+from kmel_p2p.site.loaded_site import describe_tensors, load_site, own_seed, require_trunk, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.notice_board import NoticeBoard, today
 from kmel_p2p.site.observe.activity import Activity
@@ -103,9 +95,6 @@ def run(config_path: Path, *, train: bool = True) -> int:
     with SiteLock(config.site.state_dir):
         log_file = config.site.state_dir / LOG_NAME
         configure_logging(config.log.level, config.log.format, log_file, site=config.site.name)
-        site = load_amended_site(config)
-        require_package(site)
-        fetch_start_file(site, lambda name, size: log.info("fetching the start file", giver=name, bytes=size))
         return asyncio.run(Daemon(config, config_path, train=train).serve())
 
 
@@ -116,6 +105,7 @@ class Daemon:
         self._train = train
         self._config_path = config_path
         self._site: Site = load_site(config)
+        fetch_start_file(self._site, lambda name, size: log.info("fetching the start file", giver=name, bytes=size))
         require_trunk(self._site)
         self._mode = mode_of(self._site.charter)
         self._activity = Activity(time.monotonic)

@@ -24,7 +24,8 @@ from kmel_p2p.learn.models.start_file import fetched_path, file_hash
 from kmel_p2p.net.desk import member_keys
 from kmel_p2p.net.desk_client import DeskBusyError, ask_desk, encode_question
 from kmel_p2p.site.desk.start_file_parts import PART_BYTES, REQUEST
-from kmel_p2p.site.site import Site
+from kmel_p2p.site.loaded_site import require_package
+from kmel_p2p.site.site import Site, kept_constitution
 
 PACE_S = 0.15
 """Between two questions: a desk answers ten a second and host."""
@@ -56,7 +57,7 @@ def fetch_start_file(site: Site, told: Callable[[str, int], None]) -> Path | Non
 
     Raises:
         LocalError: no site gives it.
-        ConfigError: it cannot be written, or holds another trunk.
+        ConfigError: it cannot be written, or the package that brings the trunk is missing.
     """
     model, config = site.charter.model, site.config
     named, path = config.site.start_file, fetched_path(model, config.site.state_dir)
@@ -64,9 +65,11 @@ def fetch_start_file(site: Site, told: Callable[[str, int], None]) -> Path | Non
         return named
     if path.exists() and file_hash(path) == model.start:
         return path
+    require_package(site)  # before a minute of asking for a file that nothing here could read
+    roster = kept_constitution(site.constitution, config.site.state_dir).roster
     sources = [
         StartFileSource(rule, rule.addresses)
-        for key, rule in site.constitution.roster.items()
+        for key, rule in roster.items()
         if key != site.identity.key and rule.addresses
     ]
     fetch = StartFileFetch(site.identity, model, site.layout, config.network.proxy_address, told)
