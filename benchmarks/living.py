@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.parts import living_sites
-from benchmarks.parts.daemons import all_published, until
+from benchmarks.parts.daemons import FederationFailedError, all_published, until
 from benchmarks.parts.living_data import NEWCOMER, Drop, year
 from benchmarks.parts.living_sites import LivingFederation, Settings, error_by_entry, measured_since, predict
 from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, say, settings_of, this_machine
@@ -240,7 +240,13 @@ def entries_needed(continued: Mapping[str, Curve], scratch: Mapping[str, Curve])
     """How soon the last campaign is as good as a federation that began from nothing is at its end.
 
     Errors are relative to the last one of the federation from nothing, mean over pairs of site and assay endpoint.
+
+    Raises:
+        FederationFailedError: a site has trained nothing.
     """
+    for site, curve in [*continued.items(), *scratch.items()]:
+        if not curve:
+            raise FederationFailedError(f"{site} has trained nothing: it came after the end, or never had its data")
     last = {site: curve[max(curve)] for site, curve in scratch.items()}
     made = max(max(curve) for curve in scratch.values())
 

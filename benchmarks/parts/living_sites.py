@@ -228,7 +228,21 @@ class LivingFederation:
         rewrite(site, site=own, network=NetworkSection(bind=address, preset="sim"))
         self.federation = LocalFederation([*self.federation, site], self.federation.document)
         site.start()
-        until("the newcomer is there", lambda: self._opened(self.federation), 120.0, self.federation)
+        until("the newcomer is there, as all see, and can train", self._newcomer_can_train, DEADLINE_S, self.federation)
+
+    def _newcomer_can_train(self) -> bool:
+        """Whether the others will wait for it: those that begin before they see it can be done before its first entry.
+
+        A newcomer that comes after the end has no part in the campaign.
+        """
+        *others, newcomer = [site.status() for site in self.federation]
+        if newcomer is None or newcomer.trainer.state != "idle" or not self._opened(self.federation):
+            return False
+        return all(
+            any(member.name == NEWCOMER and member.state == "alive" for member in document.members)
+            for document in others
+            if document is not None
+        )
 
     def _opened(self, sites: Sequence[SiteProcess] | LocalFederation) -> bool:
         documents = [site.status() for site in sites]
