@@ -70,7 +70,7 @@ def measure(federation: LocalFederation, late_s: float, entries: int) -> dict[st
     until("the others are ready", lambda: all(trains(site.status()) for site in punctual), DEADLINE_S, federation)
     say("the others begin")
     for site in punctual:
-        site.request("begin", timeout_s=10.0)
+        site.request("begin", timeout_s=60.0)
     until("the others have begun", lambda: all_published(punctual, 1, others), DEADLINE_S, federation)
     time.sleep(late_s)
     before = [published(site, site.name) for site in punctual]

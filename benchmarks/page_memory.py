@@ -32,7 +32,7 @@ MB = 1e6
 
 def resident(site: SiteProcess) -> float:
     """Resident memory of a site's daemon, MB."""
-    status = site.status(timeout_s=10.0)
+    status = site.status(timeout_s=60.0)
     assert status is not None, f"{site.name} does not answer"
     return status.process.rss_bytes / MB
 
@@ -51,7 +51,7 @@ def view(address: str) -> float:
     """Look at the page once; gives the milliseconds until it is here whole."""
     began = perf_counter()
     for path in ("/", "/metrics"):
-        with urllib.request.urlopen(address + path, timeout=30) as answer:
+        with urllib.request.urlopen(address + path, timeout=120) as answer:
             answer.read()
     return (perf_counter() - began) * 1e3
 
@@ -64,7 +64,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         address = serve_the_page(shown)
         federation.start()
         say("training")
-        until("all entries", lambda: all_published(list(federation), options.entries, 2), 300, federation)
+        until("all entries", lambda: all_published(list(federation), options.entries, 2), 600, federation)
         base, before = resident(plain), resident(shown)
         say("looking")
         times = [view(address) for _ in range(options.views)]

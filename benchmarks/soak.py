@@ -200,7 +200,7 @@ def _account(
     daemon: SiteProcess, federation: LocalFederation, samples: Sequence[ProcessSample], entries: int
 ) -> dict[str, Any]:
     values = load_site(load_config(daemon.folder / "site.toml")).layout.size
-    status = daemon.status(timeout_s=10.0)
+    status = daemon.status(timeout_s=60.0)
     peak = max(sample.rss_bytes for sample in samples)
     hours = (samples[-1].at_s - samples[0].at_s) / 3600
     figures: dict[str, Any] = {

@@ -137,5 +137,5 @@ def all_published(sites: Sequence[SiteProcess], entries: int, of: int) -> list[S
 
 def rounds_of(site: SiteProcess) -> list[dict[str, Any]]:
     """What the site noted per round: `at` (wall clock at the end of training), `seconds`, `scores`, `payload_bytes`."""
-    rows: list[dict[str, Any]] = site.request("history", {"kind": "round"}, timeout_s=10.0)
+    rows: list[dict[str, Any]] = site.request("history", {"kind": "round"}, timeout_s=60.0)
     return rows

@@ -168,7 +168,7 @@ class LivingFederation:
         self.campaign += 1
         changes = ["--add-endpoint", self._described(added)] if added else []
         self._agree("campaign", f"campaign-{self.campaign}.toml", "start", "--entries", entries, *changes)
-        until("every site is in the campaign", lambda: self._opened(sites), 120.0, self.federation)
+        until("every site is in the campaign", lambda: self._opened(sites), DEADLINE_S, self.federation)
         for site in sites:
             command("data", "reload", "-c", config_of(site))
         if newcomer is not None:
@@ -201,7 +201,7 @@ class LivingFederation:
             command(group, "sign", path, "-c", config_of(site))
         command(group, enact, path, "-c", config_of(sites[-1]))
         self.amendments.append(path)
-        until(f"{name} is in force everywhere", lambda: self._go_by(len(self.amendments)), 120.0, self.federation)
+        until(f"{name} is in force everywhere", lambda: self._go_by(len(self.amendments)), DEADLINE_S, self.federation)
 
     def _go_by(self, number: int) -> bool:
         """Whether every site has stored the amendment."""
