@@ -217,9 +217,9 @@ def _look(
         if voter in bad:
             continue
         whole = meters[voter].losses(run.trunk)
-        for author in range(count):
-            if author == voter or author in run.suspended:
-                continue
+        others = [at for at in range(count) if at != voter and at not in run.suspended]
+        findings = {}
+        for author in others:
             firsts = {1: run.added[author]}
             for first in windows(1, entry)[1:]:
                 firsts[first] = np.sum(log[author][first - 1 :], axis=0)
@@ -229,13 +229,16 @@ def _look(
                 effects = meters[voter].effects(whole, (run.trunk - part).astype(np.float32))
                 parts = {p: EndpointLook(e.compounds, e.loss, e.without, e.error) for p, e in effects.items()}
                 looks[first] = Look(key, first, entry, parts, book.raised_loss(key), book.spoilt(key), since)
-            found = judges[voter].weigh(looks)
-            if found.harmful >= LOOKS:
+            findings[author] = judges[voter].weigh(looks)
+        odd = judges[voter].is_odd([key_of(at) for at in others])
+        for author, found in findings.items():
+            believed = found.turned or not odd
+            if found.harmful >= LOOKS and believed:
                 votes[author].setdefault(voter, found.look.first)
-            elif judges[voter].quiet(key) >= LOOKS:
+            elif not believed or judges[voter].quiet(key_of(author)) >= LOOKS:
                 votes[author].pop(voter, None)
-            believed = found.turned or count - 1 < ALONE_BELOW or votes[author].keys() - {voter}
-            if (found.harmful >= TOLD_AFTER and believed) or len(votes[author]) >= TOLD_OF:
+            joined = found.turned or count - 1 < ALONE_BELOW or votes[author].keys() - {voter}
+            if (found.harmful >= TOLD_AFTER and believed and joined) or len(votes[author]) >= TOLD_OF:
                 run.alarms.setdefault(author, entry)
 
 

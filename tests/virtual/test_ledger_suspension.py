@@ -102,6 +102,30 @@ def test_two_of_three_others_suspend_and_all_end_with_one_trunk(seed: int) -> No
         assert not made.events(index, LedgerOutvoted)
 
 
+def test_who_finds_harm_in_most_of_the_others_takes_its_word_back_but_for_who_turned() -> None:
+    made = training(4, 11)
+    bad, votes = made.sites[BAD].key, made.averaging(0).ledger.votes
+
+    def spoken_against() -> set[int]:
+        return {at for at in (1, 2, 3) if made.sites[0].key in votes.against(made.sites[at].key)}
+
+    look(made, 0, BAD)
+    assert spoken_against() == {BAD}
+    look(made, 0, 1)
+    assert spoken_against() == {BAD}, "what the second one did says that this site is the odd one"
+    look(made, 0, BAD, times=1)
+    assert spoken_against() == set()
+    assert made.run(60 * SECOND, until=lambda: all(not made.averaging(at).ledger.votes.against(bad) for at in (1, 2)))
+    # Entries that take back what was given say so themselves.
+    look(made, 0, 2, raised=False, turned_since=2)
+    assert spoken_against() == {2}
+    # Nothing in the first one any more: it is the only one but for that.
+    look(made, 0, 1, harm=0.0, times=1)
+    look(made, 0, 2, harm=0.0, times=1)
+    look(made, 0, BAD, times=1)
+    assert spoken_against() >= {BAD}
+
+
 def test_a_lift_puts_every_entry_back_and_old_votes_count_no_more() -> None:
     made = training(4, 5)
     for voter in (0, 1):

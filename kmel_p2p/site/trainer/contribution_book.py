@@ -29,11 +29,13 @@ T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57}
 """Number of groups -> how many standard errors of the mean a 95 % interval reaches (Student's t)."""
 
 
-SPOILT = 0.1
-"""Part of the present loss by which an author that never helped must have made it larger to have spoilt it."""
+SPOILT, SPOILT_EACH = 0.1, 0.025
+"""Parts of the present loss by which an author that never helped must have made it larger to have spoilt it: in all,
+and for each of its entries. What is sent to do harm does more than twice as much with each; honest authors whose
+chemistry is far from this site's mostly half as much."""
 
-SPOILT_ERRORS = 2.0
-"""Standard errors by which it must."""
+ERRORS = 2.0
+"""Standard errors by which an author's entries must have made the loss larger, in all or since they never helped."""
 
 EARLY = 3
 """Number up to which an entry is one of an author's first."""
@@ -196,15 +198,15 @@ class ContributionBook:
         return Worth.of(groups) if groups else None
 
     def raised_loss(self, author: SiteKey) -> bool:
-        """Whether an author's entries, of all assay endpoints together, made the loss larger by more than one standard
-        error; not where nothing was measured."""
+        """Whether an author's entries, of all assay endpoints together, made the loss larger by `ERRORS`; not where
+        nothing was measured."""
         sums = self.authors.get(author)
         total, error = _total(sums.worth if sums is not None else {})
-        return total < -error
+        return total < -ERRORS * error
 
     def spoilt(self, author: SiteKey) -> bool:
         """Whether an author's entries never helped, from the first of the federation on, and soon (`SOON`) made the
-        loss larger by `SPOILT` of what it is now and by `SPOILT_ERRORS`.
+        loss larger by `SPOILT` of what it is now, by `SPOILT_EACH` for each of them, and by `ERRORS`.
 
         One that joins a trained trunk may never help, and be honest; of it this says nothing.
         """
@@ -213,7 +215,8 @@ class ContributionBook:
             return False
         total, error = _total(decline.worth)
         loss = sum(self.losses[place][1] for place in decline.worth)
-        return total < -max(SPOILT * loss, SPOILT_ERRORS * error)
+        entries = decline.number - decline.first + 1
+        return total < -max(SPOILT * loss, SPOILT_EACH * entries * loss, ERRORS * error)
 
     def declining_since(self, author: SiteKey, oldest: int) -> int | None:
         """The entry of an author since which its entries made the loss larger again, by `DECLINE` of it at least; None

@@ -188,6 +188,22 @@ def test_the_largest_weight_grows_with_a_sites_history_and_first_entries_are_bou
     assert rules.first_norm_squared == pytest.approx((0.04 * 2**24) ** 2, rel=1e-9)
 
 
+def test_a_site_that_finds_harm_in_most_of_the_others_is_the_odd_one() -> None:
+    judgement, others = Judgement(), [SiteKey(bytes([at]) * 32) for at in range(1, 5)]
+    for at, key in enumerate(others[:3]):
+        for number in range(2, 2 + LOOKS):
+            # One that helped at times is none of them.
+            judgement.weigh({1: replace(look(1.5, number=number), author=key)})
+        judgement.weigh({1: replace(look(1.5 if at < 2 else 1.0, number=2 + LOOKS), author=key)})
+    assert not judgement.is_odd(others)
+    assert judgement.is_odd(others[:3])
+    # Those that do not count any more are not asked about.
+    assert judgement.is_odd(others[:1])
+    assert not judgement.is_odd(others[2:])
+    assert not Judgement().is_odd(others)
+    assert not judgement.is_odd([])
+
+
 def test_a_site_is_quiet_after_looks_at_new_entries_that_found_nothing() -> None:
     judgement = Judgement()
     assert judgement.quiet(AUTHOR) == 0

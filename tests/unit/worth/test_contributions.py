@@ -20,7 +20,7 @@ from kmel_p2p.learn.worker import session
 from kmel_p2p.site.observe.contribution import contribution_report
 from kmel_p2p.site.page.contribution_page import WORDS, contribution_page
 from kmel_p2p.site.trainer import contributions as module
-from kmel_p2p.site.trainer.contribution_book import EARLY, MOST_SPANS, SOON, ContributionBook
+from kmel_p2p.site.trainer.contribution_book import EARLY, MOST_SPANS, SOON, T_95, ContributionBook
 from kmel_p2p.site.trainer.contributions import FOLDER, SHARE, ContributionMeasuring
 from tests.testbed.peers.site import make_site, make_world
 
@@ -77,6 +77,15 @@ def test_an_author_raised_the_loss_only_where_that_is_sure_over_all_its_entries(
     book = ContributionBook()
     book.add(unsure, {0: session.EndpointWorth(60, 0.5, groups)})
     assert not book.raised_loss(NORTH)
+    # Once the standard error is no proof: of a hundred honest authors, sixteen do as much by chance.
+    groups = tuple((value,) for value in (-0.1, -0.9, 0.4, -0.7, -0.9, 0.4))
+    book = ContributionBook()
+    book.add(unsure, {0: session.EndpointWorth(60, 0.5, groups)})
+    found = book.worth(NORTH, 0)
+    assert found is not None
+    error = (found.high - found.value) / T_95[6]
+    assert error < -found.value < 2 * error
+    assert not book.raised_loss(NORTH)
     # Assay endpoints together: one that gains more than the other loses.
     book.add(unsure, {1: endpoint(2.0), 2: endpoint(-1.0)})
     assert not book.raised_loss(NORTH)
@@ -90,7 +99,9 @@ def test_an_author_spoilt_the_loss_if_it_never_helped_and_made_it_a_good_part_la
     assert [book.spoilt(key) for key in (NORTH, SOUTH, WEST)] == [False, False, True]
     assert all(book.raised_loss(key) for key in (NORTH, SOUTH, WEST))
     assert ContributionBook.decode(book.encode()).spoilt(WEST)
-    # So much harm takes some honest authors longer.
+    # So much harm takes some honest authors longer, and with as many entries they do less.
+    assert book_of((0.01, 0.0, -0.06), (0.01, 0.0, -0.06)).spoilt(WEST)
+    assert not book_of((0.01, 0.0, -0.04), (0.01, 0.0, -0.04)).spoilt(WEST)
     slow = book_of(*[(0.01, 0.0, -0.02)] * (SOON // 4), (0.01, 0.0, -0.02))
     assert slow.raised_loss(WEST)
     assert not slow.spoilt(WEST)

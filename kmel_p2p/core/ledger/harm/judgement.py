@@ -18,13 +18,17 @@ honest authors that pull the trunk their own way. What parts the two is what the
 author goes on as it began, one that turned takes back what it gave (`turning`). So harm is also found where an author
 does both: takes back what it gave, and makes this site's loss larger by it.
 
+A site that finds harm in most of the others is the odd one: its assay reads otherwise, or its compounds have nothing in
+common with theirs. What it says then is true of itself, and no reason to take anybody's entries out for all; who turned
+has said so by entries, whoever looks.
+
 An author that looks indispensable need not be: without one of few authors the trunk is a network that nobody trained.
 So looks tell harm, not merit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from kmel_p2p.agreement.identity import SiteKey
@@ -135,6 +139,15 @@ class Judgement:
             since = whole.first if whole.turned_since is None or whole.spoilt else whole.turned_since
             worst = replace(whole, first=max(whole.first, since))
         return AuthorFinding(worst, series.harmful, turned)
+
+    def is_odd(self, others: Collection[SiteKey]) -> bool:
+        """Whether this site has proved harm against more than half of the others.
+
+        Args:
+            others: sites that count, without this one.
+        """
+        against = [key for key in others if key in self._series and self._series[key].harmful >= LOOKS]
+        return 2 * len(against) > len(others)
 
     def quiet(self, author: SiteKey) -> int:
         """Looks at an author, one after the other, that found no harm."""

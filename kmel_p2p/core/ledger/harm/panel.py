@@ -98,16 +98,17 @@ class Panel:
         by_author: dict[SiteKey, dict[int, Look]] = {}
         for look in looks:
             by_author.setdefault(look.author, {})[look.first] = look
-        for author, found in sorted(by_author.items()):
-            others = self._ledger.rules.current - {self._identity.key}
-            # A look that began before a suspension finds entries that no longer count.
-            if author in others and author not in self._ledger.suspended:
-                finding = self._judgement.weigh(found)
-                if finding.harmful >= TOLD_AFTER:
-                    self._seen[author] = finding
-                elif finding.harmful == 0:
-                    self._seen.pop(author, None)
-                self._vote(finding.look, finding.harmful)
+        others = self._ledger.rules.current - {self._identity.key} - self._ledger.suspended.keys()
+        # A look that began before a suspension finds entries that no longer count.
+        findings = {a: self._judgement.weigh(found) for a, found in sorted(by_author.items()) if a in others}
+        odd = self._judgement.is_odd(others)
+        for author, finding in findings.items():
+            believed = finding.turned or not odd
+            if believed and finding.harmful >= TOLD_AFTER:
+                self._seen[author] = finding
+            elif not believed or finding.harmful == 0:
+                self._seen.pop(author, None)
+            self._vote(finding, believed=believed)
         self.turn()
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
@@ -174,12 +175,13 @@ class Panel:
     def _jittered(self) -> Micros:
         return INTERVAL // 2 + self._rng.randrange(INTERVAL)
 
-    def _vote(self, look: Look, times: int) -> None:
+    def _vote(self, finding: AuthorFinding, *, believed: bool) -> None:
         """Cast a vote where it says something else than the one before.
 
         Args:
-            times: looks one after the other that found harm.
+            believed: whether it says something of the author, not of this site; else a vote is taken back.
         """
+        look = finding.look
         ledger, own, author = self._ledger, self._identity.key, look.author
         before = ledger.votes.of(own, author)
         stands = before is not None and before.against
@@ -187,12 +189,12 @@ class Panel:
         first = max(look.first, ledger.accepted.log(author).first)
         if not first <= look.number <= ledger.head(author) or (before is not None and look.number <= before.number):
             return
-        if times >= LOOKS:
+        if finding.harmful >= LOOKS and believed:
             old = before is not None and look.number - before.first >= RENEWED_AFTER * vote_reach(ledger.constitution)
             against = True
             if stands and not old:
                 return
-        elif stands and self._judgement.quiet(author) >= LOOKS:
+        elif stands and (not believed or self._judgement.quiet(author) >= LOOKS):
             against = False
         else:
             return
