@@ -13,9 +13,9 @@ A question is one frame, the msgpack map `{"v": 1, "do": str, "with": map, "prot
 may well be answered later. `protocol` is that of the run (`core.wire.PROTOCOL`): a newcomer with another one is told
 before it signs anything, and members are answered, so that their doctors can tell.
 
-Guests are bounded before anything is decoded: connections by the doorkeeper, then questions per second, of one
-connection, host and guest, and questions at once. Several sites hold one invitation, so a host that floods must not use
-up what others have.
+Guests are bounded before anything is decoded: connections by the doorkeeper, then questions over one connection,
+questions per second of one host and guest, and questions at once. Several sites hold one invitation, so a host that
+floods must not use up what others have.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ invitation, and ask every few seconds."""
 HOST_PER_SECOND, HOST_BURST = 10, 30
 """The same, of one host (of IPv6: network) that asks as this guest."""
 
-CONNECTION_PER_SECOND, CONNECTION_BURST = 1, 3
-"""The same, over one connection: a guest has one for each question."""
+OF_CONNECTION = 3
+"""Questions over one connection in all: a guest has one for each. Who asks and does not read its answers, of a quarter
+of a megabyte each, has no more than these kept in memory for it."""
 
 ALLOWANCES_MAX = 4096
 """Hosts and connections remembered; then those that have asked nothing for longest are forgotten."""
@@ -298,7 +299,7 @@ class Desk:
         now = self._clock()
         host = network_of(str(question.get("Peer-Address")).removeprefix("::ffff:"))
         kinds = (
-            ((user, host, route.routing_id.hex()), CONNECTION_PER_SECOND, CONNECTION_BURST),
+            ((user, host, route.routing_id.hex()), 0, OF_CONNECTION),
             ((user, host), HOST_PER_SECOND, HOST_BURST),
             ((user,), GUEST_PER_SECOND, GUEST_BURST),
         )

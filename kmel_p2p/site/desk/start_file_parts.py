@@ -31,7 +31,11 @@ TIMES_AN_HOUR = 4
 
 HOUR_S = 3600.0
 
-_Stamp = tuple[int, int, int]
+READ_AT_ONCE = 8
+"""Questions that wait while the file is read or hashed; more are refused. A disk that hangs would else keep every
+question that the desk answers at once (`net.desk.OPEN_MAX`), those about amendments among them."""
+
+_Stamp = tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class StartFileParts:
         self._right = False
         """Whether the file that was hashed last, as it was then, is the one that the charter names."""
         self._reading = asyncio.Lock()
+        self._waiting = 0
 
     async def answer(self, site: SiteKey, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """One part: `{"size": of the file, "part": its bytes from "at" on}`.
@@ -73,11 +78,16 @@ class StartFileParts:
         path = self._site().start_file
         if path is None:
             raise LocalError("this site has no copy of the start file")
+        if self._waiting >= READ_AT_ONCE:
+            raise LocalError("this site's copy of the start file is being read for others; ask again in some seconds")
+        self._waiting += 1
         try:
             async with self._reading:
                 size, part = await asyncio.to_thread(self._read, path, at)
         except OSError:
             raise LocalError("this site's copy of the start file cannot be read") from None
+        finally:
+            self._waiting -= 1
         self._charge(site, len(part), size)
         return {"size": size, "part": part}
 
@@ -98,7 +108,8 @@ class StartFileParts:
         # A pipe put in its place must not hold a thread for ever.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             found = os.fstat(file.fileno())
-            stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+            # With the time of the inode: whoever copies a file over this one can keep its size and date.
+            stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             if self._hashed != (path, stamp):
                 self._right = stat.S_ISREG(found.st_mode) and file_digest(file, "sha256").hexdigest() == self._wanted()
                 self._hashed = (path, stamp)

@@ -17,7 +17,7 @@ from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.core.wire import PROTOCOL
 from kmel_p2p.net.connection_failure import ConnectionFailure
-from kmel_p2p.net.desk import CONNECTION_BURST, HOST_BURST, HOST_PER_SECOND, Desk, DeskGuest, invited_keys
+from kmel_p2p.net.desk import HOST_BURST, HOST_PER_SECOND, OF_CONNECTION, Desk, DeskGuest, invited_keys
 from kmel_p2p.net.desk_client import DeskBusyError, DeskRefusedError, DeskUnreachableError, ask_desk, encode_question
 
 NORTH = Identity(b"n" * 32)
@@ -101,7 +101,17 @@ async def test_one_connection_asks_little_and_leaves_the_others_of_its_host_thei
         for route in flooding:
             await asked.ask("203.0.113.1", route)
     answered = sum("value" in reply for route in flooding for reply in route.replies)
-    assert answered == len(flooding) * CONNECTION_BURST
+    assert answered == len(flooding) * OF_CONNECTION
+    assert "value" in await asked.ask("203.0.113.1")
+
+
+async def test_answers_that_a_guest_does_not_read_are_no_more_than_a_few_however_long_it_waits() -> None:
+    asked = Asked()
+    unread = Route(1000)
+    for _ in range(10 * OF_CONNECTION):
+        asked.now += 60 * SECOND
+        await asked.ask("203.0.113.1", unread)
+    assert sum("value" in reply for reply in unread.replies) == OF_CONNECTION
     assert "value" in await asked.ask("203.0.113.1")
 
 

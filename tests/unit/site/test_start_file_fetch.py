@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +21,12 @@ from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.start_file import fetched_path, start_file_of
 from kmel_p2p.net.desk import DeskGuest
-from kmel_p2p.site.desk import start_file_parts
+from kmel_p2p.site.desk import start_file_fetch, start_file_parts
 from kmel_p2p.site.desk.room import DeskRoom
-from kmel_p2p.site.desk.start_file_fetch import StartFileFetch, StartFileSource, largest_size
-from kmel_p2p.site.desk.start_file_parts import HOUR_S, PART_BYTES, TIMES_AN_HOUR, StartFileParts
+from kmel_p2p.site.desk.start_file_fetch import StartFileFetch, StartFileSource, fetch_start_file, largest_size
+from kmel_p2p.site.desk.start_file_parts import HOUR_S, PART_BYTES, READ_AT_ONCE, TIMES_AN_HOUR, StartFileParts
 from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.orders import OrderBook
 
 OWN, NORTH, SOUTH = (Identity(bytes([number]) * 32) for number in (1, 2, 3))
 WHOLE = bytes(range(256)) * 2048  # three parts, the last one shorter
@@ -205,3 +207,109 @@ async def test_one_site_is_given_the_file_a_few_times_an_hour(copy: Path) -> Non
 
 def test_the_largest_file_has_room_for_other_heads() -> None:
     assert largest_size(LAYOUT) == 2 * 4 * 10 + 1024 * 1024
+
+
+class LateClock:
+    """Stands still but for what a test adds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def later(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def in_time_of(clock: LateClock) -> StartFileFetch:
+    return StartFileFetch(OWN, MODEL, LAYOUT, clock=clock, pause=clock.later)
+
+
+def test_a_slow_site_has_its_time_once_however_many_addresses_it_has(tmp_path: Path) -> None:
+    clock, asked = LateClock(), list[int]()
+
+    def trickle(arguments: Mapping[str, Any]) -> Any:
+        asked.append(arguments["at"])
+        clock.later(45.0)
+        return {"size": len(WHOLE), "part": WHOLE[arguments["at"] : arguments["at"] + PART_BYTES]}
+
+    with room(SOUTH, trickle) as south, pytest.raises(LocalError, match=r"south: gave .* which is too slow"):
+        in_time_of(clock).into(tmp_path / "ours", [source(SOUTH, "south", *[south.address] * 8)], patience_s=600.0)
+    assert asked == [0, PART_BYTES, 2 * PART_BYTES]
+
+
+def test_a_site_that_gives_all_but_the_end_takes_no_time_from_the_others(tmp_path: Path, copy: Path) -> None:
+    clock, north_asked = LateClock(), list[float]()
+    late = giving(copy)
+
+    def all_but_the_end(arguments: Mapping[str, Any]) -> Any:
+        clock.later(25.0)
+        if arguments["at"] + PART_BYTES > len(WHOLE):
+            raise LocalError("not now")
+        return {"size": len(WHOLE), "part": WHOLE[arguments["at"] : arguments["at"] + PART_BYTES]}
+
+    async def starting(guest: DeskGuest, name: str, arguments: Mapping[str, Any]) -> Any:
+        north_asked.append(clock.now)
+        if len(north_asked) < 3:
+            raise LocalError("this site has no copy of the start file")
+        return await late.answer(OWN.key, arguments)
+
+    path = tmp_path / "ours"
+    north = DeskRoom(NORTH, "tcp://127.0.0.1:0", starting, members=lambda: [OWN.key])
+    with room(SOUTH, all_but_the_end) as south, north:
+        sources = [source(SOUTH, "south", *[south.address] * 2), source(NORTH, "north", north.address)]
+        in_time_of(clock).into(path, sources)
+    assert path.read_bytes() == WHOLE
+    assert north_asked[0] > 60.0, "later than the patience for all"
+
+
+def test_a_blocked_site_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        StartFileFetch, "into", lambda self, path, sources: asked.extend(one.rule.name for one in sources)
+    )
+    sites = {"here": OWN, "north": NORTH, "south": SOUTH}
+    roster = {
+        identity.key: SiteRule(name=name, key=identity.key.hex(), addresses=("tcp://127.0.0.1:9",))
+        for name, identity in sites.items()
+    }
+    monkeypatch.setattr(
+        start_file_fetch, "kept_constitution", lambda constitution, state_dir: SimpleNamespace(roster=roster)
+    )
+    OrderBook(tmp_path).block(NORTH.key, "its entries harm")
+    site = SimpleNamespace(
+        charter=SimpleNamespace(model=MODEL),
+        config=SimpleNamespace(
+            site=SimpleNamespace(start_file=None, state_dir=tmp_path), network=SimpleNamespace(proxy_address="")
+        ),
+        identity=OWN,
+        layout=LAYOUT,
+        constitution=None,
+    )
+    fetch_start_file(cast(Site, site), lambda name, size: None)
+    assert asked == ["south"]
+
+
+async def test_a_disk_that_hangs_keeps_few_questions(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, goes_on = giving(copy), threading.Event()
+    monkeypatch.setattr(parts, "_read", lambda path, at: (goes_on.wait(60), (1, b"x"))[1])
+    waiting = [asyncio.ensure_future(parts.answer(NORTH.key, {"sha256": SHA256, "at": 0})) for _ in range(READ_AT_ONCE)]
+    await asyncio.sleep(0)
+    with pytest.raises(LocalError, match="being read for others"):
+        await parts.answer(SOUTH.key, {"sha256": SHA256, "at": 0})
+    goes_on.set()
+    given = await asyncio.gather(*waiting, return_exceptions=True)
+    assert sum(not isinstance(one, LocalError) for one in given) == TIMES_AN_HOUR
+    await parts.answer(SOUTH.key, {"sha256": SHA256, "at": 0})
+
+
+def test_a_file_copied_over_with_its_date_kept_is_hashed_again(copy: Path) -> None:
+    parts, before = giving(copy), copy.stat()
+    asyncio.run(parts.answer(NORTH.key, {"sha256": SHA256, "at": 0}))
+    copy.write_bytes(b"s" * len(WHOLE))
+    while copy.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of files is a coarse one
+        os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(LocalError, match="is another file now"):
+        asyncio.run(parts.answer(NORTH.key, {"sha256": SHA256, "at": 0}))
