@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +147,8 @@ class StartFileFetch:
         """
         if not sources:
             raise LocalError("no other site of this federation has an address to fetch the start file from")
-        deadline, left, why, gave_s = self._clock() + patience_s, list(sources), dict[str, str](), Counter[str]()
+        deadline, left, why = self._clock() + patience_s, list(sources), dict[str, str]()
+        gave_s = {source.rule.name: 0.0 for source in sources}
         while left:
             for source in tuple(left):
                 name, began = source.rule.name, self._clock()
@@ -162,7 +162,7 @@ class StartFileFetch:
                         left.remove(source)
                     continue
                 return
-            now = self._clock() - gave_s.total()
+            now = self._clock() - sum(gave_s.values())
             left = [source for source in left if now + gave_s[source.rule.name] < deadline]
             if left:
                 self._pause(BUSY_S)
