@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.small.sitecustomize import SIZES
+
 PLACE = Path(__file__).with_name("small")
 
 
@@ -21,3 +23,11 @@ def path_with_small_learners(path: str) -> str:
 def make_learners_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """In all processes that are started from now on."""
     monkeypatch.setenv("PYTHONPATH", path_with_small_learners(os.environ.get("PYTHONPATH", "")))
+
+
+def make_learners_small_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process."""
+    from kmel_p2p.learn.stack import learners
+
+    for name, size in SIZES.items():
+        monkeypatch.setattr(learners, name, size)

@@ -14,10 +14,9 @@ import pytest
 
 import benchmarks.kills
 from benchmarks.parts.measure import ROOT
-from kmel_p2p.learn.stack import learners
 from tests.support.namespaces import require_namespaces
 from tests.support.public_files import write_public_files
-from tests.support.small_learners import make_learners_small
+from tests.support.small_learners import make_learners_small, make_learners_small_here
 from tests.testbed.witness import Figures, Kill
 
 KEYS = {
@@ -109,10 +108,8 @@ def public_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_learners(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of a smoke run mean nothing, and growing trees is most of what it would do."""
-    monkeypatch.setattr(learners, "TREES", (5, 5))
-    monkeypatch.setattr(learners, "CLASS_TREES", (5, 5))
-    monkeypatch.setattr(learners, "STAGES", (10, 10))
     make_learners_small(monkeypatch)
+    make_learners_small_here(monkeypatch)
 
 
 @pytest.mark.timeout(300)

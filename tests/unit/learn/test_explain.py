@@ -26,7 +26,9 @@ from kmel_p2p.learn.predict.own_compounds import Measured, OwnCompounds
 from kmel_p2p.learn.predict.predict import Model, load_model
 from kmel_p2p.learn.predict.values import in_digits
 from kmel_p2p.learn.tensor_file import write_state
-from tests.support.stacked_site import ELSEWHERE, ENDPOINTS, SHAPE, SMILES, Site, make_site
+from tests.support.stacked_site import ELSEWHERE, ENDPOINTS, SHAPE, SITE_GROUP, SMILES, Site, make_site
+
+pytestmark = pytest.mark.xdist_group(SITE_GROUP)
 
 
 @pytest.fixture(scope="module")

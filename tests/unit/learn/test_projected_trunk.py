@@ -26,10 +26,10 @@ from kmel_p2p.learn.models.projection import scaled, signs
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.learn.predict.predict import load_model
-from kmel_p2p.learn.stack import learners
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.round import Rounds
 from tests.support.learn_fixtures import BITS, DESCRIPTORS, SETTINGS, architecture, dataset
+from tests.support.small_learners import make_learners_small_here
 
 SHAPE = architecture().changed(trunk="projected", projection=24, descriptors=DESCRIPTORS, dropout=0.0)
 
@@ -98,8 +98,7 @@ def test_rounds_train_it_and_its_entries_are_those_of_any_trunk(tmp_path: Path) 
 
 def test_models_are_compared_and_stacked_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # How good the stack is stands elsewhere.
-    monkeypatch.setattr(learners, "TREES", (5, 5))
-    monkeypatch.setattr(learners, "STAGES", (10, 10))
+    make_learners_small_here(monkeypatch)
     data, network = dataset(240), started()
     found = compare(
         SHAPE, data, SETTINGS, 3, Parameters.of(network), steps=40, federated_history=[],

@@ -27,6 +27,7 @@ from kmel_p2p.learn.stack.sides import read_by
 from kmel_p2p.learn.stack.stack import STORED_ELSEWHERE, SiteStack
 from kmel_p2p.learn.stack.weights import FOLDS, mixed
 from kmel_p2p.learn.train.dataset import Inputs
+from tests.support.small_learners import make_learners_small_here
 from tests.support.stacked_site import SMILES, Site, make_site
 
 BITS, DESCRIPTORS = 32, 8
@@ -147,10 +148,7 @@ def test_a_site_with_few_active_compounds_held_out_gets_sets_from_all(
 def test_every_fit_is_counted_and_the_work_can_be_left(rare: Site) -> None:
     seen: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learners, "TREES", (5, 5))
-        patch.setattr(learners, "CLASS_TREES", (5, 5))
-        patch.setattr(learners, "STAGES", (5, 5))
-        patch.setattr(learners, "CLASS_STAGES", 5)
+        make_learners_small_here(patch)
         fit_stack(rare.fitted.stack.architecture, rare.data, rare.models, 1, lambda *told: seen.append(told))
     total = learners_in_all(rare.data, rare.models)
     assert total == (2 * len(rare.data.endpoints) * len(read_by(rare.models)) + FOLDS) * len(KINDS)
@@ -179,10 +177,7 @@ def test_fewer_than_ten_of_a_class_in_all_give_no_sets(rare: Site) -> None:
     few = dataclasses.replace(rare.data, labels=labels)
     assert learners_in_all(few, rare.models) == learners_in_all(rare.data, rare.models) - FOLDS * len(KINDS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learners, "TREES", (5, 5))
-        patch.setattr(learners, "CLASS_TREES", (5, 5))
-        patch.setattr(learners, "STAGES", (5, 5))
-        patch.setattr(learners, "CLASS_STAGES", 5)
+        make_learners_small_here(patch)
         fitted = fit_stack(rare.fitted.stack.architecture, few, rare.models, 1)
     assert fitted.held_out[1].out_of_fold is None
     assert not calibrate_stack(few, fitted, rare.neighbours)["herg"].own

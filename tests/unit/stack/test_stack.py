@@ -40,6 +40,7 @@ from kmel_p2p.learn.stack.weigh import for_foreign, weigh
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
 from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
+from tests.support.small_learners import make_learners_small_here
 
 SHAPE = architecture()
 RNG = np.random.default_rng(4)
@@ -104,9 +105,7 @@ def test_held_out_measurements_are_learnt_from_once_they_have_decided(
             again.append((name_of(kind, network), len(given[2])))
         return fit_learner(kind, network, *given, before=before, **settings)
 
-    monkeypatch.setattr(learners, "TREES", (5, 5))
-    monkeypatch.setattr(learners, "CLASS_TREES", (5, 5))
-    monkeypatch.setattr(learners, "STAGES", (10, 10))
+    make_learners_small_here(monkeypatch)
     monkeypatch.setattr(fitting, "fit_learner", fit)
     made = fit_stack(SHAPE, data, {name: models[name] for name in ("local", "federated", "personalised")}, 1)
     held = np.union1d(data.valid, data.calibration)
@@ -227,7 +226,10 @@ def test_damaged_tensors_and_facts_are_refused(fitted: FittedStack, models: dict
         refused(tensors, spoilt)
 
 
-def test_an_endpoint_without_own_measurements_is_the_federations(data: Dataset, models: dict[str, Parameters]) -> None:
+def test_an_endpoint_without_own_measurements_is_the_federations(
+    data: Dataset, models: dict[str, Parameters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_learners_small_here(monkeypatch)
     labels = data.labels.copy()
     labels[data.train, 0] = np.nan
     labels[data.train[8:], 1] = np.nan
