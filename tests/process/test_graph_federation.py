@@ -17,7 +17,7 @@ from kmel_p2p.cli.main import invoke
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation
-from tests.support.local_run import SETTINGS, complete, published, until, write_solubility
+from tests.support.local_run import PATIENCE_S, SETTINGS, complete, published, until, write_solubility
 
 pytestmark = [
     pytest.mark.process,
@@ -64,7 +64,7 @@ def test_a_trunk_over_graphs_survives_a_kill_and_serves_its_sites(
         assert [document.averaging.vector for document in documents] == [dict.fromkeys(SITES, ENTRIES)] * 2
         assert len({document.averaging.digest for document in documents}) == 1
         assert [document.trainer.restarts for document in documents] == [0, 1]
-        result = north.request("result")
+        result = north.request("result", timeout_s=PATIENCE_S)
     trunks = [{path.name: path.read_bytes() for path in (site.state_dir / "trunk").iterdir()} for site in federation]
     assert trunks[0] == trunks[1]
     (size,) = result["endpoints"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
-from tests.support.local_run import published, settled, small_federation, until
+from tests.support.local_run import PATIENCE_S, answer, published, settled, small_federation, until
 from tests.support.namespaces import require_namespaces
 from tests.testbed.hosts import Hosts
 
@@ -33,10 +33,8 @@ def hosts() -> Iterator[Hosts]:
 
 
 def state(observer: SiteProcess, subject: SiteProcess) -> str:
-    """What one site holds about another; empty while it does not answer."""
-    status = observer.status()
-    members = status.members if status else ()
-    return next((m.state for m in members if m.name == subject.name), "")
+    """What one site holds about another; empty before it holds anything."""
+    return next((member.state for member in answer(observer).members if member.name == subject.name), "")
 
 
 def holds(federation: LocalFederation, observer: SiteProcess, subject: SiteProcess, wanted: str) -> None:
@@ -106,7 +104,7 @@ def test_frozen_and_cut_off_sites_come_back_by_themselves(tmp_path: Path, hosts:
         until("the link is whole again", lambda: not _degraded(north, south), federation)
 
         for site in federation:
-            site.request("listen")
+            site.request("listen", timeout_s=PATIENCE_S)
         documents = until("all sites hold the same", lambda: settled(federation), federation)
         assert len({document.averaging.digest for document in documents}) == 1
         assert min(documents[0].averaging.vector.values()) > 10

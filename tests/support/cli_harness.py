@@ -100,5 +100,5 @@ class FakeDaemon:
     def close(self) -> None:
         if self._thread.is_alive():
             self._stop()
-        self._thread.join(10)
+        self._thread.join(120)
         self._lock.release()

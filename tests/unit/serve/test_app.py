@@ -204,7 +204,7 @@ def _below(folder: Path) -> list[str]:
 
 
 async def test_when_the_queue_is_full_the_next_is_told_to_come_back() -> None:
-    worker = ModelWorker(Path("model"), MadeUpJobs, waiting=1, timeout_s=3)
+    worker = ModelWorker(Path("model"), MadeUpJobs, waiting=1)
     async with (
         application(worker) as app,
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client,
@@ -216,7 +216,9 @@ async def test_when_the_queue_is_full_the_next_is_told_to_come_back() -> None:
             assert page.status_code == 429
             assert "try again" in page.text
             assert (await client.get("/")).status_code == 200, "the page itself is there"
-        assert (await client.post("/api/predict", json={"smiles": ["slow"]})).status_code == 503
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker, "_timeout_s", 0.2)
+            assert (await client.post("/api/predict", json={"smiles": ["slow"]})).status_code == 503
         assert (await client.post("/api/predict", json={"smiles": ["C"]})).status_code == 200
         assert "&lt;north&gt;" in (await client.get("/")).text
         bug = await client.post("/api/predict", json={"smiles": ["bug"]})

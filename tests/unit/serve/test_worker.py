@@ -19,7 +19,7 @@ from tests.support.made_up_jobs import MadeUpJobs
 
 @pytest.fixture
 async def worker() -> AsyncIterator[ModelWorker]:
-    made = ModelWorker(Path("model"), MadeUpJobs, waiting=2, timeout_s=20)
+    made = ModelWorker(Path("model"), MadeUpJobs, waiting=2)
     await made.start()
     yield made
     await made.close()

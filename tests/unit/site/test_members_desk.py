@@ -10,6 +10,7 @@ from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.site.desk import members
 from kmel_p2p.site.desk.members import ADDRESSES_MAX, LOOKS_MAX, MembersDesk
 
 IDENTITIES = [Identity(bytes([number]) * 32) for number in range(1, LOOKS_MAX + 4)]
@@ -28,6 +29,13 @@ def desk(*addresses: str) -> tuple[MembersDesk, list[SiteKey]]:
         return True
 
     return MembersDesk(OWN, lambda: CONSTITUTION, lambda key: addresses, leaves), asked
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may be slow to say that nobody listens, and to ask a second time."""
+    monkeypatch.setattr(members, "LOOK_S", 120.0)
+    monkeypatch.setattr(members, "LOOK_AGAIN_S", 600.0)
 
 
 async def test_facts_are_those_of_the_charter() -> None:
