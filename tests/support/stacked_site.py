@@ -59,10 +59,6 @@ class Site:
         return folder
 
 
-SITE_GROUP = "site"
-"""xdist's group of the test files that share `make_site()`."""
-
-
 @functools.cache
 def make_site(graph_networks: int = 0, active: float = 0.5) -> Site:
     """Train and fit, with few trees and stages: what they predict does not matter much. Made once; change nothing.

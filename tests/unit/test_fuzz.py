@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.stacked_site import SITE_GROUP
 from tests.testbed.fuzzing import mutate
 from tests.testbed.fuzzing import targets as module
 from tests.testbed.fuzzing.targets import Target
@@ -21,7 +20,7 @@ from tests.testbed.fuzzing.targets import Target
 CASES = 250
 """Damaged samples of each reader; slow ones have less."""
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300), pytest.mark.xdist_group(SITE_GROUP)]
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
 
 
 @functools.cache

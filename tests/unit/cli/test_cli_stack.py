@@ -12,9 +12,7 @@ from kmel_p2p.learn.predict import explanation_page
 from kmel_p2p.learn.predict.stack_file import STACK_FILE
 from kmel_p2p.learn.stack.sides import SIDES
 from tests.support.cli_harness import Run
-from tests.support.stacked_site import ELSEWHERE, SITE_GROUP, make_site
-
-pytestmark = pytest.mark.xdist_group(SITE_GROUP)
+from tests.support.stacked_site import ELSEWHERE, make_site
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,7 @@ from kmel_p2p.learn.predict.own_compounds import Measured, OwnCompounds
 from kmel_p2p.learn.predict.predict import Model, load_model
 from kmel_p2p.learn.predict.values import in_digits
 from kmel_p2p.learn.tensor_file import write_state
-from tests.support.stacked_site import ELSEWHERE, ENDPOINTS, SHAPE, SITE_GROUP, SMILES, Site, make_site
-
-pytestmark = pytest.mark.xdist_group(SITE_GROUP)
+from tests.support.stacked_site import ELSEWHERE, ENDPOINTS, SHAPE, SMILES, Site, make_site
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,7 @@ from kmel_p2p.learn.predict.stack_file import STACK_FILE, StoredStack, read_stac
 from kmel_p2p.learn.predict.uncertainty import Calibration, SiteCalibration
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, SIDES
 from kmel_p2p.learn.train.dataset import Inputs
-from tests.support.stacked_site import ELSEWHERE, ENDPOINTS, POLICY, SHAPE, SITE_GROUP, SMILES, Site, make_site
-
-pytestmark = pytest.mark.xdist_group(SITE_GROUP)
+from tests.support.stacked_site import ELSEWHERE, ENDPOINTS, POLICY, SHAPE, SMILES, Site, make_site
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,9 @@ from kmel_p2p.serve.app import application
 from kmel_p2p.serve.jobs import MAX_CHARACTERS, ModelJobs
 from kmel_p2p.serve.worker import ModelWorker
 from tests.support.made_up_jobs import MadeUpJobs
-from tests.support.stacked_site import SITE_GROUP, SMILES, make_site
+from tests.support.stacked_site import SMILES, make_site
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group(SITE_GROUP)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module")
