@@ -85,9 +85,9 @@ def join_later(newcomer: Company, inviting: Company, signing: Company, sites: in
         *("--data", newcomer.table, "--column", "logd=LogD"),
     )
     digits = joining.wait_for(r"Fingerprint (\d{4}(?: \d{4}){4})")
-    until("it is seen", lambda: digits in inviting.look("invite", "-d", inviting.folder, "list").out)
+    until("it is seen", lambda: digits in inviting.shown("invite", "-d", inviting.folder, "list"))
     inviting.must("invite", "-d", inviting.folder, "approve", newcomer.name, answers="y\n")
-    until("it is proposed", lambda: newcomer.name in signing.look("amendment", "proposed", "-c", signing.settings).out)
+    until("it is proposed", lambda: newcomer.name in signing.shown("amendment", "proposed", "-c", signing.settings))
     signing.commands.clear()
     signing.must("amendment", "sign", "-c", signing.settings, answers="y\n")
     joining.answer("Take part in", "y")

@@ -8,9 +8,10 @@ An invisible comment above a block says what it is:
     <!-- at: NAME -->               what is seen at the terminal NAME, see `Terminal`
     <!-- not run: WHY -->           commands that no test can run
 
-A comment of its own that starts with `unseen` does what readers need not be told:
+A comment of its own that starts with one of these does what readers need not be told:
 
     <!-- unseen: COMMANDS -->       in a shell, such as making a table that a reader has anyway
+    <!-- until: REGEX in kmel-peer COMMAND -->     asking the same again and again until a line of the answer matches
     <!-- continues: PAGE -->        that page is played before, in the same folder
 
 Peers, servers and watches stay until the page ends, and have to live until then; every other command has to end well.
@@ -38,7 +39,7 @@ PATIENCE_S = 300.0
 """For anything that is waited for: the machine may be busy."""
 
 PART = re.compile(
-    r"^<!-- (?P<unseen>unseen|continues): (?P<text>.*?) -->$"
+    r"^<!-- (?P<unseen>unseen|until|continues): (?P<text>.*?) -->$"
     r"|^(?:<!-- (?P<mark>.*?) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<block>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -46,6 +47,23 @@ ADDRESS = re.compile(r"tcp://([\w.-]+):7700")
 INVITATION = re.compile(r"kmel-invitation-1:[\w-]{40,}")
 SHORTENED = re.compile(r"kmel-invitation-1:\S*?(?:…|\.\.\.)")
 ANSWER = re.compile(r"^(.*\]: )(.+)$")
+LOOK_AGAIN_S = 0.5
+LOOKING = f"""
+import contextlib, io, re, sys, time
+from kmel_p2p.cli.main import invoke
+end = time.monotonic() + {PATIENCE_S}
+while True:
+    said, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
+        invoke(sys.argv[2:])
+    if re.search(sys.argv[1], said.getvalue()):
+        break
+    if time.monotonic() > end:
+        sys.exit(said.getvalue() + errors.getvalue())
+    time.sleep({LOOK_AGAIN_S})
+"""
+"""Asks in one process: starting one for every look was a good part of a page's time."""
+
 COMMAND_LANGUAGES = ("", "sh", "bash", "console")
 
 
@@ -54,7 +72,7 @@ class Part:
     """A block, or a comment that does something by itself.
 
     Attributes:
-        kind: file, run, at, not run, unseen, continues, or "": a block of something else.
+        kind: file, run, at, not run, unseen, until, continues, or "": a block of something else.
         rest: what the comment says beside the kind.
         text: of the block.
     """
@@ -222,6 +240,8 @@ class Reader:
                     self._run(text, int(code or 0), said)
                 case "unseen":
                     self._run(self._here(part.rest), 0, "")
+                case "until":
+                    self._wait(part.rest)
                 case "at":
                     self._look_at(part.rest, text)
         for terminal in self._terminals.values():
@@ -252,6 +272,20 @@ class Reader:
             raise NotAsWrittenError(f"ended with {done.returncode}, not {code}: {shown}")
         if said not in done.stdout + done.stderr:
             raise NotAsWrittenError(f"does not say {said!r}: {shown}")
+
+    def _wait(self, rest: str) -> None:
+        wanted, _, command = rest.partition(" in kmel-peer ")
+        done = subprocess.run(
+            [sys.executable, "-c", LOOKING, wanted, *shlex.split(command)],
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode or not command:
+            raise NotAsWrittenError(f"not seen: {rest}\n{done.stdout}\n{done.stderr}")
 
     def _look_at(self, name: str, text: str) -> None:
         terminal = self._terminal(name)
