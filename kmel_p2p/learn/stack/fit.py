@@ -168,6 +168,11 @@ class _Site:
         private = [place for place, endpoint in enumerate(self.dataset.endpoints) if endpoint.head == "private"]
         return LearnerInputs(self.dataset.inputs.rows(rows), self.networks, self.dataset.inputs.width, private)
 
+    def base_rate(self, place: int) -> float:
+        """Share of class 1 among training compounds, with half a compound more of either class."""
+        rows = self.dataset.train[scorable(self.dataset, self.dataset.train, place)]
+        return float((self.labels(rows, place).sum() + 0.5) / (len(rows) + 1))
+
     def labels(self, rows: NDArray[np.int64], place: int) -> NDArray[np.float64]:
         labels: NDArray[np.float64] = self.dataset.labels[rows, place].astype(np.float64)
         return labels
@@ -185,7 +190,10 @@ def _endpoint(site: _Site, place: int, tick: Callable[[], None]) -> tuple[Endpoi
     labels = site.labels(asked, place)
     trained = bool(len(dataset.measured(dataset.train, place)))
     more = _more_evidence(site, place) if learners and len(labels) < MIN_HELD_OUT else None
-    weighed = weigh(endpoint, outputs, labels, site.networks, site.seed, more) if trained else only_others(outputs)
+    base_rate = site.base_rate(place) if endpoint.kind == "classification" else 0.5
+    weighed = only_others(outputs)
+    if trained:
+        weighed = weigh(endpoint, outputs, labels, site.networks, site.seed, more, base_rate)
     every = _out_of_fold(site, place, tick) if learners and _is_judged(dataset, place) else None
     sides = {name: side.needed() for name, side in weighed.sides.items()}
     needed = {name for side in sides.values() for name in side.names}

@@ -1,27 +1,26 @@
 """Calibrated probabilities: a monotone map from a side's logits to logits whose probabilities come true.
 
-With few held-out values it is a line (Platt 1999), with many a monotone curve (isotonic regression, Zadrozny and Elkan
-2002). It is kept only if it lowers the log loss of held-out compounds that it was not fitted to.
+With weights comes a line, whose slope says how far to trust the learners (`weights`). With many held-out values it is a
+monotone curve (isotonic regression, Zadrozny and Elkan 2002), kept only if it lowers the log loss of held-out compounds
+that it was not fitted to. With fewer, nothing beside the slope is fitted. Held-out compounds are whole series, a few of
+them, and often have another share of class 1 than the site's others: Platt's (1999) line learned the share of 92, 66 %
+where it is 58 % of training and 50 % of test compounds (Ames), and the log loss of test compounds rose from 0.50 to
+0.66. Parting the 92 by compounds did not tell, since each series is then on both sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.learn.evaluate.losses import log_losses
-from kmel_p2p.learn.stack.gaussian_process import platt
 from kmel_p2p.learn.stack.stored import damaged
 from kmel_p2p.learn.stack.weights import folds
 
-MIN_VALUES, MIN_OF_CLASS = 20, 5
+MIN_CURVE, MIN_OF_CLASS = 1000, 5
 """Held-out values, and values of either class, below which logits stay as they are."""
-
-MIN_CURVE = 1000
-"""Held-out values from which on the map is a curve."""
 
 Logits = NDArray[np.float64]
 """float64[n]."""
@@ -50,6 +49,16 @@ class LogitMap:
             return np.interp(logits, self.knots[:, 0], self.knots[:, 1])
         return self.slope * logits + self.shift
 
+    def after(self, slope: float, shift: float) -> LogitMap:
+        """The map of logits that a line makes logits of this one.
+
+        Args:
+            slope: above 0.
+        """
+        if len(self.knots):
+            return LogitMap(knots=np.stack([(self.knots[:, 0] - shift) / slope, self.knots[:, 1]], axis=1))
+        return LogitMap(self.slope * slope, self.slope * shift + self.shift)
+
     def rows(self) -> NDArray[np.float64]:
         """As one array, float64[1 + k, 2]."""
         return np.concatenate([[[self.slope, self.shift]], self.knots])
@@ -73,41 +82,27 @@ UNCHANGED = LogitMap()
 
 
 def calibrated(logits: Logits, labels: NDArray[np.float64], seed: int) -> tuple[LogitMap, Logits]:
-    """The map for new compounds, and the logits of these ones from maps of its kind that were fitted to others of them.
+    """The map for new compounds, and the logits of these ones from maps that were fitted to others of them.
 
     Args:
         logits: float64[n], of held-out compounds.
         labels: float64[n], 0 or 1.
         seed: of the folds.
     """
-    fit = _kind_for(labels)
+    positive = np.count_nonzero(labels > 0.5)
+    if len(labels) < MIN_CURVE or min(positive, len(labels) - positive) < MIN_OF_CLASS:
+        return UNCHANGED, logits
     crossed = logits.copy()
     for fold in folds(len(labels), seed):
         others = np.setdiff1d(np.arange(len(labels)), fold)
-        crossed[fold] = fit(logits[others], labels[others])(logits[fold])
+        crossed[fold] = curve(logits[others], labels[others])(logits[fold])
     if log_losses(crossed, labels).sum() >= log_losses(logits, labels).sum():
         return UNCHANGED, logits
-    return fit(logits, labels), crossed
+    return curve(logits, labels), crossed
 
 
-def fit_map(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
-    """A curve with `MIN_CURVE` values, a line with `MIN_VALUES`, no change with fewer."""
-    return _kind_for(labels)(logits, labels)
-
-
-def _kind_for(labels: NDArray[np.float64]) -> Callable[[Logits, NDArray[np.float64]], LogitMap]:
-    positive = np.count_nonzero(labels > 0.5)
-    if len(labels) < MIN_VALUES or min(positive, len(labels) - positive) < MIN_OF_CLASS:
-        return lambda logits, labels: UNCHANGED
-    return _curve if len(labels) >= MIN_CURVE else _line
-
-
-def _line(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
-    slope, shift = platt(logits, labels)
-    return LogitMap(slope, shift) if slope > 0 else UNCHANGED
-
-
-def _curve(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
+def curve(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
+    """The isotonic curve; arguments as for `calibrated`."""
     from sklearn.isotonic import isotonic_regression
 
     # Compounds with the same logit get the same probability, in whatever order they come.

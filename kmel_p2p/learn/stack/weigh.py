@@ -6,8 +6,10 @@ them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,7 @@ from kmel_p2p.learn.stack.sides import (
     with_federation,
     with_local_networks,
 )
-from kmel_p2p.learn.stack.weights import cross_fitted, fit_weights, mixed
+from kmel_p2p.learn.stack.weights import cross_fitted, fit_weights, mixed, trusted
 
 Outputs = Mapping[str, NDArray[np.float64]]
 """Learner -> float64[n] on held-out compounds."""
@@ -73,6 +75,7 @@ def weigh(
     networks: Collection[str],
     seed: int,
     more: Evidence | None = None,
+    base_rate: float = 0.5,
 ) -> Weighed:
     """Weigh the learners of all sides.
 
@@ -81,22 +84,27 @@ def weigh(
         networks: names of the site's networks.
         seed: of the folds.
         more: what decides beside the held-out compounds, where those are few.
+        base_rate: share of class 1 among the site's training compounds.
     """
+    raised = {name: raised_by(endpoint, name, networks) for name in outputs}
+    raw, outputs = outputs, {name: output - raised[name] for name, output in outputs.items()}
     losses = {name: compound_losses(endpoint, output, labels) for name, output in outputs.items()}
     usual = compound_losses(endpoint, np.full(len(labels), best_constant(endpoint, labels)), labels)
     able = sane(outputs, losses, float(usual.mean()) if len(usual) else 0.0)
 
-    def side(names: list[str], weights: NDArray[np.float64] | None = None) -> _Side:
+    def side(names: list[str], shares: NDArray[np.float64] | None = None) -> _Side:
         names = names or [LOCALS]
         columns = np.stack([outputs[name] for name in names], axis=1)
-        if weights is None:
-            weights, crossed = fit_weights(endpoint, columns, labels), cross_fitted(endpoint, columns, labels, seed)
-        else:
-            crossed = mixed(endpoint, columns, weights)
+        fit = fit_weights if shares is None else partial(trusted, shares)
+        weights = fit(endpoint, columns, labels, base_rate)
+        crossed = cross_fitted(endpoint, columns, labels, seed, base_rate, fit)
         logits = UNCHANGED
         if endpoint.kind == "classification":
             logits, crossed = calibrated(crossed, labels, seed)
-        return _Side(Mixture(tuple(names), weights, logits), crossed, compound_losses(endpoint, crossed, labels))
+            together = float(weights.shares @ [raised[name] for name in names])
+            logits = logits.after(weights.slope, weights.shift - weights.slope * together)
+        mixture = Mixture(tuple(names), weights.shares, logits)
+        return _Side(mixture, crossed, compound_losses(endpoint, crossed, labels))
 
     def better(federated: _Side, limit: float) -> bool:
         pairs = federated.losses, local.losses
@@ -117,7 +125,13 @@ def weigh(
     found = {BEST_LOCAL: local, STACK: stack, FOREIGN: foreign}
     sides = {name: part.mixture for name, part in found.items()}
     crossed = {name: part.crossed for name, part in found.items()}
-    return Weighed(sides, crossed, spread_of(endpoint, stack.mixture, outputs), own, unusual)
+    return Weighed(sides, crossed, spread_of(endpoint, stack.mixture, raw), own, unusual)
+
+
+def raised_by(endpoint: AssayEndpoint, name: str, networks: Collection[str]) -> float:
+    """By how much a learner's logits are higher than its evidence: in the networks' loss, class 1 counts more often."""
+    weighted = endpoint.kind == "classification" and (name == LOCALS or name in networks)
+    return math.log(endpoint.positive_weight) if weighted else 0.0
 
 
 def for_foreign(names: list[str], networks: Collection[str]) -> NDArray[np.float64]:
