@@ -43,7 +43,7 @@ LEAST_SLOPE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class LearnerWeights:
     """Of some learners.
 
     Attributes:
@@ -60,13 +60,13 @@ class Weights:
         return self.slope * mixed(endpoint, outputs, self.shares) + self.shift
 
 
-Fit = Callable[[AssayEndpoint, NDArray[np.float64], NDArray[np.float64], float], Weights]
+Fit = Callable[[AssayEndpoint, NDArray[np.float64], NDArray[np.float64], float], LearnerWeights]
 """What makes weights, as `fit_weights`."""
 
 
 def fit_weights(
     endpoint: AssayEndpoint, outputs: NDArray[np.float64], labels: NDArray[np.float64], base_rate: float = 0.5
-) -> Weights:
+) -> LearnerWeights:
     """The weights of k learners.
 
     Args:
@@ -77,7 +77,7 @@ def fit_weights(
     if endpoint.kind == "classification":
         return _for_classes(np.clip(outputs, -LOGIT_LIMIT, LOGIT_LIMIT), labels, base_rate)
     spread = float(labels.var()) if len(labels) > 1 else 1.0
-    return Weights(_least(outputs - labels[:, None], PULL * max(spread, 1e-6)))
+    return LearnerWeights(_least(outputs - labels[:, None], PULL * max(spread, 1e-6)))
 
 
 def mixed(endpoint: AssayEndpoint, outputs: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -94,10 +94,10 @@ def trusted(
     outputs: NDArray[np.float64],
     labels: NDArray[np.float64],
     base_rate: float = 0.5,
-) -> Weights:
+) -> LearnerWeights:
     """Given weights, and for classes how far to trust the learners with them; other arguments as for `fit_weights`."""
     found = fit_weights(endpoint, mixed(endpoint, outputs, shares)[:, None], labels, base_rate)
-    return Weights(shares, found.slope, found.shift)
+    return LearnerWeights(shares, found.slope, found.shift)
 
 
 def cross_fitted(
@@ -122,11 +122,11 @@ def folds(rows: int, seed: int) -> list[NDArray[np.int64]]:
     return [np.sort(part) for part in np.array_split(order, FOLDS) if len(part)]
 
 
-def _for_classes(logits: NDArray[np.float64], labels: NDArray[np.float64], base_rate: float) -> Weights:
+def _for_classes(logits: NDArray[np.float64], labels: NDArray[np.float64], base_rate: float) -> LearnerWeights:
     count = logits.shape[1]
     equal = np.full(count, 1 / count)
     if not len(labels):
-        return Weights(equal)
+        return LearnerWeights(equal)
     from scipy.optimize import minimize
     from scipy.special import expit, logit
 
@@ -145,9 +145,9 @@ def _for_classes(logits: NDArray[np.float64], labels: NDArray[np.float64], base_
     found = minimize(loss, equal, jac=True, method="L-BFGS-B", bounds=[(0, None)] * count).x
     total = float(found.sum())
     if not total >= LEAST_SLOPE:
-        return Weights(equal, LEAST_SLOPE, (1 - LEAST_SLOPE) * usual)
+        return LearnerWeights(equal, LEAST_SLOPE, (1 - LEAST_SLOPE) * usual)
     slope = min(total, 1.0)
-    return Weights(found / total, slope, (1 - slope) * usual)
+    return LearnerWeights(found / total, slope, (1 - slope) * usual)
 
 
 def _least(errors: NDArray[np.float64], pull: float) -> NDArray[np.float64]:
