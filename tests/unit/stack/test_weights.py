@@ -18,7 +18,6 @@ from kmel_p2p.learn.stack.weights import FOLDS, LEAST_SLOPE, cross_fitted, fit_w
 
 VALUE = AssayEndpoint(name="value", head="shared")
 GROUP = AssayEndpoint(name="group", kind="classification", head="shared")
-RNG = np.random.default_rng(3)
 
 
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 40), learners=st.integers(1, 8), scale=st.floats(1e-3, 1e3))
@@ -44,14 +43,15 @@ def test_without_rows_weights_are_equal(endpoint: AssayEndpoint) -> None:
 
 
 def test_many_rows_find_the_good_learner_and_few_stay_near_equal() -> None:
-    labels = RNG.normal(size=3000)
-    outputs = np.stack([labels + RNG.normal(size=3000) * noise for noise in (0.1, 1.0, 1.0)], axis=1)
+    rng = np.random.default_rng(3)
+    labels = rng.normal(size=3000)
+    outputs = np.stack([labels + rng.normal(size=3000) * noise for noise in (0.1, 1.0, 1.0)], axis=1)
     found = fit_weights(VALUE, outputs, labels).shares
     assert found[0] > 0.9
     assert fit_weights(VALUE, outputs[:4], labels[:4]).shares[0] < 0.5
     assert fit_weights(VALUE, outputs + 50, labels + 50).shares == pytest.approx(found, abs=1e-6), "zero means nothing"
-    classes = (RNG.random(3000) < 1 / (1 + np.exp(-2 * labels))).astype(float)
-    logits = np.stack([2 * labels, RNG.normal(size=3000), -labels], axis=1)
+    classes = (rng.random(3000) < 1 / (1 + np.exp(-2 * labels))).astype(float)
+    logits = np.stack([2 * labels, rng.normal(size=3000), -labels], axis=1)
     weights = fit_weights(GROUP, logits, classes)
     assert weights.shares[0] > 0.85
     limited = weights.slope * (np.clip(logits * 1e6, -8, 8) @ weights.shares) + weights.shift
@@ -105,8 +105,9 @@ def test_a_single_class_makes_nobody_certain(classes: np.ndarray) -> None:
 
 
 def test_a_row_has_no_part_in_its_own_weights() -> None:
-    labels = RNG.normal(size=31)
-    outputs = labels[:, None] + RNG.normal(size=(31, 3))
+    rng = np.random.default_rng(4)
+    labels = rng.normal(size=31)
+    outputs = labels[:, None] + rng.normal(size=(31, 3))
     parts = folds(31, 5)
     assert len(parts) == FOLDS
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(31))
