@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, tell
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.endpoint import AssayEndpoint
@@ -38,8 +38,24 @@ def given_columns(texts: Sequence[str], endpoints: Sequence[AssayEndpoint]) -> C
             raise click.UsageError(
                 f"--column {text}: there is no assay endpoint {name!r}; there are: {', '.join(known)}"
             )
+        if fault := unit_fault(column, unit, known[name]):
+            raise click.UsageError(f"--column {text}: {fault}")
         found[name] = column, unit or known[name].unit
     return found
+
+
+def unit_fault(column: str, unit: str, endpoint: AssayEndpoint) -> str:
+    """Why values of a column in this unit cannot become those of an assay endpoint; empty: they can."""
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.chem.dataset.units import converter
+
+    if endpoint.kind == "classification" or not unit:
+        return ""
+    try:
+        converter(unit, endpoint.unit, f"column {column!r} ({endpoint.name})")
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def asked_columns(
@@ -66,9 +82,7 @@ def asked_columns(
         question = asked.format(endpoint=endpoint.name, unit=endpoint.unit, none=NONE)
         column = _one_of([*header, NONE], partial(ask, question, _likely(header, endpoint.name)))
         if column != NONE:
-            question = say("Unit of {column}").format(column=column)
-            unit = ask(question, endpoint.unit) if endpoint.unit else ""
-            found[endpoint.name] = column, unit
+            found[endpoint.name] = column, _asked_unit(column, endpoint, ask) if endpoint.unit else ""
     if not found:
         raise click.UsageError(f"{path} measures no assay endpoint of the charter, so there is nothing to train on")
     return structures, found
@@ -111,6 +125,13 @@ def _one_of(choices: Sequence[str], ask: Callable[[], str]) -> str:
         told = say("There is no column {named!r}; there are: {columns}")
         click.echo(told.format(named=answer, columns=", ".join(choices)))
     return answer
+
+
+def _asked_unit(column: str, endpoint: AssayEndpoint, ask: Callable[[str, str], str]) -> str:
+    question = say("Unit of {column}").format(column=column)
+    while fault := unit_fault(column, unit := ask(question, endpoint.unit).strip(), endpoint):
+        tell(fault)
+    return unit
 
 
 def _structures(header: Sequence[str]) -> str:

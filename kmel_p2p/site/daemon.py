@@ -381,6 +381,7 @@ class Daemon:
                 self._trainer.commit(number)
             case rounds.CharterAmended(constitution=constitution):
                 self._site = self._followed.amended(self._site, constitution)
+                self._reception.amended()
             case rounds.RoundAbandoned():
                 self._trainer.abandon(event)
             case rounds.RunComplete():

@@ -152,6 +152,17 @@ def ingest(
     )
 
 
+def check_settings(source: Source, endpoints: Sequence[AssayEndpoint], policy: FeatureRule) -> None:
+    """Refuse what `ingest` refuses of the settings alone, such as a unit, without reading the file.
+
+    Raises:
+        ConfigError: they do not fit the assay endpoints.
+    """
+    mapped = map_columns(source, endpoints)
+    if source.format != "tuner":  # whose file of thresholds says more
+        CellReader(mapped, str(source.path), source.format != "kmelloddy", policy, source.decimal)
+
+
 def _cell_reader(
     source: Source, mapped: Sequence[Mapped], policy: FeatureRule, describe: Callable[[list[str]], Described]
 ) -> CellReader:

@@ -175,6 +175,10 @@ class Reception:
         if isinstance(event, AuthRejected):
             self._kept_out.refused_by(event.key)
 
+    def amended(self) -> None:
+        """An amendment has come in force: what waited for signatures may be past."""
+        self._look_around()
+
     def stands(self, newcomer: Newcomer) -> Mapping[str, Any]:
         """As `newcomers.Table.stands`."""
         site = self._site()

@@ -15,7 +15,7 @@ from kmel_p2p.agreement.errors import ConfigError, KmelError, LocalError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.net.desk import DeskGuest
 from kmel_p2p.site.config import SiteConfig
-from kmel_p2p.site.control.client import ControlClient, NotRunningError, StartingError
+from kmel_p2p.site.control.client import ControlClient, NotRunningError, RefusedError, StartingError
 from kmel_p2p.site.desk.members import MembersDesk
 from kmel_p2p.site.desk.room import DeskRoom
 from kmel_p2p.site.doctor.findings import Area, Finding, good, note, problem, warning
@@ -107,6 +107,10 @@ def _daemon(config: SiteConfig, running: bool) -> Any:
         with ControlClient(config.site.state_dir, STATUS_S) as client:
             status = client.status()
     except (NotRunningError, StartingError) as error:
+        yield note(Area.MACHINE, "daemon", "{error}", error=error)
+        return None
+    except RefusedError as error:
+        # `kmel-peer invite` holds the state directory and has no status yet.
         yield note(Area.MACHINE, "daemon", "{error}", error=error)
         return None
     except KmelError as error:

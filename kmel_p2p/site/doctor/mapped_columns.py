@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator
 
 from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.chem.dataset.ingest import check_settings
 from kmel_p2p.site.config import DataSection
 from kmel_p2p.site.doctor.findings import Area, Finding, note, problem, warning
 from kmel_p2p.site.loaded_site import check_columns
@@ -41,6 +43,19 @@ def examine_columns(data: DataSection, endpoints: AssayEndpoints, advice: str) -
         if name in columns:
             says = "{name} was retired in campaign {number}: only kmel-peer prospective still reads its column"
             yield note(Area.DATA, "columns", says, name=name, number=campaign)
+
+
+def unfit_settings(data: DataSection, endpoints: AssayEndpoints, policy: FeatureRule) -> str:
+    """Why the trainer would refuse the settings of a mapped column, such as its unit; empty: it would not."""
+    known = {name: column for name, column in data.columns.items() if name in endpoints.names}
+    mapped = {name: column for name, column in known.items() if name not in endpoints.retired}
+    if not mapped:
+        return ""
+    try:
+        check_settings(data.model_copy(update={"columns": mapped}), endpoints.every, policy)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _listed(names: Collection[str]) -> str:

@@ -15,7 +15,7 @@ from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.chem.read.table_file import table_rows
 from kmel_p2p.site.config import SiteConfig, load_config, read_text
 from kmel_p2p.site.doctor.findings import Area, Finding, good, note, problem
-from kmel_p2p.site.doctor.mapped_columns import examine_columns
+from kmel_p2p.site.doctor.mapped_columns import examine_columns, unfit_settings
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.state.store import STORE_NAME, Store
 
@@ -138,11 +138,17 @@ def _constitution(config: SiteConfig, constitution: Constitution) -> Constitutio
 def _data(own: OwnFiles) -> Iterator[Finding]:
     assert own.config is not None
     data, advice = own.config.data, "correct [data] in the settings; docs/data.md shows each form"
+    unfit = ""
     if own.document is not None:
-        endpoints = AssayEndpoints.first(own.document.charter.assay_endpoints)
+        charter = own.document.charter
+        endpoints = AssayEndpoints.first(charter.assay_endpoints)
         if own.constitution is not None:
             endpoints = own.constitution.campaign.assay_endpoints
         yield from examine_columns(data, endpoints, advice)
+        unfit = unfit_settings(data, endpoints, charter.features)
+    if unfit:
+        yield problem(Area.DATA, "data", "{error}", advice, error=unfit)
+        return
     try:
         with data.path.open("rb"):
             pass

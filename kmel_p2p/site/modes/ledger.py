@@ -52,10 +52,10 @@ from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.modes.harm_report import harm_facts, harm_summary
 from kmel_p2p.site.modes.ledger_report import report
-from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
+from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, newest_text, own_count
 from kmel_p2p.site.modes.stored_ledger import adopt, codec_of, compact, compression, keep_epoch, keep_vote, open_ledger
 from kmel_p2p.site.observe.activity import Activity
-from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
+from kmel_p2p.site.observe.status import AveragingStatus, vector_text
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.instance import was_put_back
 from kmel_p2p.site.state.overruled import overrule
@@ -218,7 +218,7 @@ class LedgerMode(SiteMode):
                 *(() if _of(averaging).campaign == 1 else (("campaign", _campaign_in_words(_of(averaging))),)),
                 *((("not mapped", f"{', '.join(unmapped)} (kmel-peer doctor says more)"),) if unmapped else ()),
                 ("published", own_count(activity, published, f"{published} of {limit}")),
-                ("applied", f"{applied} of other sites ({age_text(activity.ages.applied_s)})"),
+                ("applied", f"{applied} of other sites ({newest_text(applied, activity.ages.applied_s)})"),
                 ("digest", f"{digest[:16] or 'being computed'}, vector {vector_text(vector)}"),
                 *harm_summary(harm),
             ),

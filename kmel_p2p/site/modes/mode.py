@@ -209,7 +209,9 @@ class SiteMode(ABC):
 def own_count(activity: Activity, count: int, text: str) -> str:
     """Own work in words: how much (`text`), how old the newest is, and what waits for approval."""
     held = ", 1 held for approval" if activity.held else ""
-    age_s = activity.ages.published_s
-    # After a restart nobody knows how old what was published before it is.
-    newest = "none since this start" if age_s is None and count else age_text(age_s)
-    return f"{text} (newest: {newest}){held}"
+    return f"{text} (newest: {newest_text(count, activity.ages.published_s)}){held}"
+
+
+def newest_text(count: int, age_s: float | None) -> str:
+    """How old the newest of so many is. After a restart nobody knows it of what came before."""
+    return "none since this start" if age_s is None and count else age_text(age_s)

@@ -34,9 +34,9 @@ from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.site.config import SiteConfig
-from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
+from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, newest_text, own_count
 from kmel_p2p.site.observe.activity import Activity
-from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
+from kmel_p2p.site.observe.status import AveragingStatus, vector_text
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.instance import was_put_back
 from kmel_p2p.site.state.store import Store
@@ -193,6 +193,7 @@ class PushSumMode(SiteMode):
         sent, received = activity.shares_sent, activity.shares_received
         vector = {names.get(key, key.hex()): rounds for key, rounds in machine.vector.items()}
         outstanding = {names.get(key, key.hex()): owed.mass for key, owed in sorted(state.owed.items())}
+        last = newest_text(received, activity.ages.applied_s)
         return AveragingStatus(
             vector=vector,
             digest=digest,
@@ -214,7 +215,7 @@ class PushSumMode(SiteMode):
             },
             summary=(
                 ("trained", own_count(activity, state.rounds, f"{state.rounds} of {limit} rounds")),
-                ("shares", f"{sent} sent, {received} received (the last {age_text(activity.ages.applied_s)})"),
+                ("shares", f"{sent} sent, {received} received (the last {last})"),
                 ("mass", f"{mass / weight:.2f} of its weight" if weight else "none yet"),
                 ("without receipt", f"shares for {' '.join(outstanding)}" if outstanding else "none"),
                 ("trunk", f"mixed up to round {state.age}; the federation is at {machine.reached}"),

@@ -47,9 +47,9 @@ from kmel_p2p.learn.models.layout import unlearned
 from kmel_p2p.learn.models.registry import KINDS, kind_of
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.config import SiteConfig
-from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
+from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, newest_text, own_count
 from kmel_p2p.site.observe.activity import Activity
-from kmel_p2p.site.observe.status import AveragingStatus, age_text
+from kmel_p2p.site.observe.status import AveragingStatus
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import STORE_NAME, Store
 
@@ -263,7 +263,7 @@ class SealedMode(SiteMode):
                 **({"privacy": _spent(site.charter, machine)} if site.charter.privacy.on else {}),
             },
             summary=(
-                ("sums", f"{number} of {limit} sums ({age_text(activity.ages.applied_s)})"),
+                ("sums", f"{number} of {limit} sums ({newest_text(number, activity.ages.applied_s)})"),
                 ("own part", own_count(activity, own, f"{own} of {number} sums have a vector of this site")),
                 ("round", waiting),
                 *((("privacy", _spent_text(site.charter, machine)),) if site.charter.privacy.on else ()),

@@ -14,12 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from kmel_p2p.agreement.charter import Charter, CharterDocument
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.invitation import PREFIX, Application, Invitation
 from kmel_p2p.cli import invite as inviting
 from kmel_p2p.cli import new_site
 from kmel_p2p.cli.charter_view import charter_view
+from kmel_p2p.cli.columns_asked import asked_columns, given_columns
 from kmel_p2p.cli.founding_plan import given_of, require_open
 from kmel_p2p.cli.init import site_template
 from kmel_p2p.cli.invite_decisions import line_of
@@ -197,6 +199,33 @@ def test_a_site_with_an_address_of_ipv6_listens_there() -> None:
     assert _bound(("tcp://[2001:db8::1]:7700",), 7702) == "tcp://*:7700"
     assert _bound(("tcp://north.example:7701",), 7702) == "tcp://0.0.0.0:7701"
     assert _bound((), 7702) == "tcp://0.0.0.0:7702"
+
+
+CLEARANCE = AssayEndpoint(name="hlm_clint", unit="uL/min/mg", transform="log10", valid_range=(0.1, 1e4))
+
+
+def test_a_unit_that_cannot_become_the_charters_is_asked_for_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "assays.csv"
+    table.write_text("SMILES,HLM\nCC,1.2\n")
+    answers = iter(["SMILES", "HLM", "uL/mn/mg", "log(uL/min/mg)", "mL/min/kg", "log10(uL/min/mg)"])
+    assert asked_columns(table, [CLEARANCE], lambda question, hint: next(answers)) == (
+        "SMILES",
+        {"hlm_clint": ("HLM", "log10(uL/min/mg)")},
+    )
+    told = capsys.readouterr().out
+    assert "is not known" in told
+    assert "Write log10(...)" in told
+    assert "per kg of body weight" in told
+    assert not list(answers)
+
+
+def test_a_unit_of_the_command_line_that_cannot_become_the_charters_is_refused() -> None:
+    assert given_columns(["hlm_clint=HLM:nL/min/mg"], [CLEARANCE]) == {"hlm_clint": ("HLM", "nL/min/mg")}
+    assert given_columns(["hlm_clint=HLM"], [CLEARANCE]) == {"hlm_clint": ("HLM", "uL/min/mg")}
+    with pytest.raises(click.UsageError, match=r"--column hlm_clint=HLM:uM: column 'HLM' .* measure different things"):
+        given_columns(["hlm_clint=HLM:uM"], [CLEARANCE])
 
 
 def test_a_port_that_another_project_of_this_machine_has_is_told_and_a_free_one_named(

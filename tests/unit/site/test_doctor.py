@@ -22,10 +22,11 @@ from kmel_p2p.core.wire import PROTOCOL
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.net.desk import DeskGuest
 from kmel_p2p.site.config import load_config
+from kmel_p2p.site.control.client import ControlClient, RefusedError
 from kmel_p2p.site.desk.members import MembersDesk
 from kmel_p2p.site.desk.room import DeskRoom
 from kmel_p2p.site.doctor.bundle import bundle_contents, write_bundle
-from kmel_p2p.site.doctor.examination import Examination, _limits
+from kmel_p2p.site.doctor.examination import Examination, _daemon, _limits
 from kmel_p2p.site.doctor.findings import Finding
 from kmel_p2p.site.doctor.machine import ThisMachine, trainer_problem
 from tests.unit.site.test_site_metrics import document
@@ -144,6 +145,16 @@ def test_what_holds_the_trainer_to_its_limits_is_what_the_daemon_says(site: Site
     assert levels == [[], ["note"], ["good"], ["warning"]]
 
 
+def test_a_site_that_waits_for_its_founders_is_not_said_to_hang(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def status(client: ControlClient) -> None:
+        raise RefusedError("refused", "the federation is being founded: this has to wait until kmel-peer run")
+
+    monkeypatch.setattr(ControlClient, "status", status)
+    found = list(_daemon(load_config(site.config), True))
+    assert [(one.check, one.level) for one in found] == [("daemon", "note")]
+    assert "is being founded" in found[0].text
+
+
 def test_nothing_is_found_at_a_site_that_is_well(site: Site) -> None:
     found = site.examine()
     assert faults(found) == {}
@@ -181,6 +192,10 @@ def missing_data(site: Site) -> None:
 
 def renamed_column(site: Site) -> None:
     (site.folder / "assays.csv").write_text("smiles,logD74\nCC,1\n")
+
+
+def odd_unit(site: Site) -> None:
+    site.write('column = "LogD", unit = ""', 'column = "LogD", unit = "uM"')
 
 
 def unmapped_endpoint(site: Site) -> None:
@@ -235,6 +250,7 @@ PLANTED = [
     (open_state, "state", "chmod 700", ExitCode.CONFIG),
     (missing_data, "data", "No such file", ExitCode.DATA),
     (renamed_column, "data", "no column 'LogD'; it has 'smiles', 'logD74'", ExitCode.DATA),
+    (odd_unit, "data", "column 'LogD' (logd): unit is 'uM', but the charter's assay endpoint has none", ExitCode.DATA),
     (unmapped_endpoint, "columns", "the charter and its campaigns have 'logd'", ExitCode.DATA),
     (other_features, "features", "RDKit", ExitCode.MACHINE),
     (other_charter, "agreement", "another charter", ExitCode.CONFIG),

@@ -192,7 +192,7 @@ async def bring(source: Here, target: Here) -> None:
 
 
 async def test_a_later_partner_is_added_by_a_quorum_without_a_file_by_mail(here: Callable[[str], Here]) -> None:
-    north, south = here("north"), here("south")
+    north, south, east = here("north"), here("south"), here("east")
     text = (await north.reception.operate("invite", {"uses": 1, "days": 1.0}))["text"]
     _, answer = await apply(north, text, "west")
     assert answer["state"] == "asks"
@@ -209,6 +209,12 @@ async def test_a_later_partner_is_added_by_a_quorum_without_a_file_by_mail(here:
     assert done["missing"] == "it is in force"
     assert south.constitution.number == 1
     assert "amendment 1 proposed" not in south.alarms
+    # It came in force without this site's signature, which is not asked for any more.
+    await bring(north, east)
+    assert "amendment 1 proposed" in east.alarms
+    east.constitution = south.constitution
+    east.reception.amended()
+    assert east.alarms == {}
     north.constitution = south.constitution
     asking, answer = await apply(north, text, "west")
     _, amendments = asking.complete(answer, IDENTITIES["west"].key)
