@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, told
 from kmel_p2p.learn.models.registry import kind_of
 
 if TYPE_CHECKING:
@@ -124,4 +124,5 @@ def _trunk(charter: Charter) -> str:
 
     shape = architecture_of(charter)
     kind, size = kind_of(shape), trunk_layout(shape).size
-    return f"reads {kind.summary}; {size:,} values, about {kind.cost(shape):,} multiplications per compound and pass"
+    cost = f"{kind.cost(shape):,}"
+    return told(f"reads {kind.summary}; {size:,} values, about {cost} multiplications per compound and pass")

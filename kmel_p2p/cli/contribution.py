@@ -51,7 +51,7 @@ def contribution(context: click.Context, config_path: Path, as_json: bool, page:
         screen.print(_table(report, name, facts))
     for author, facts in report["authors"].items():
         for note in facts["notes"]:
-            screen.print(f"{author}: {note}")
+            tell(f"{author}: {note}")
 
 
 @contribution.command()

@@ -51,7 +51,7 @@ def projects(configs: tuple[Path, ...], as_json: bool) -> None:
             tell(f"{row['federation']}, {row['site']}: {name} {100 * change:+.1f} % against best local")
     for row in rows:
         for problem in row["problems"]:
-            click.echo(f"{row['config']}: {problem}")
+            tell(f"{row['config']}: {problem}")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

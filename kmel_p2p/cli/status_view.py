@@ -52,7 +52,7 @@ def status_view(document: StatusDocument, most: int | None = None) -> Renderable
     Args:
         most: alarms and waits that are shown, for a screen of which the rest has to be seen, too; None: all.
     """
-    parts: list[RenderableType] = [Rule(f"{document.site} · {document.federation}", align="left", style="dim")]
+    parts: list[RenderableType] = [Rule(Text(f"{document.site} · {document.federation}"), align="left", style="dim")]
     if document.alarms:
         parts += [Text(say("needs attention"), "bold red"), *_alarms(document, most)]
     return Group(*parts, _facts(document, most), _Members(document.members))

@@ -143,9 +143,11 @@ def vectors_over_time(report: Mapping[str, Any], details: Mapping[str, Any]) -> 
                 )
         axes.set_xlabel("seconds since the start")
         axes.set_ylabel("rounds trained" if "spread" in report else "newest entry in the ledger")
-        axes.legend(title="author (thick: at its own site)", loc="lower right")
+        # Above, as no corner is free of curves that rise from one to the other.
+        title = "author (thick: at its own site)"
+        axes.legend(ncols=min(len(names), 4), title=title, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
-    return _svg(draw, 4.7, 3.4)
+    return _svg(draw, 4.7, 3.8)
 
 
 def bytes_over_time(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from kmel_p2p.site.observe.activity import HELD
 from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 
-Step = Literal["decide", "mend", "look", "prepare", "wait", "train", "listen", "use", "stop"]
+Step = Literal["decide", "mend", "look", "prepare", "wait", "train", "listen", "finish", "use", "stop"]
 
 STEPS: dict[Step, str] = {
     "decide": "an entry waits for you: kmel-peer held show, then held approve or held reject",
@@ -17,6 +17,7 @@ STEPS: dict[Step, str] = {
     "wait": "nothing to do if those sites are expected; kmel-peer begin, conclude or block SITE end the waiting",
     "train": "nothing to do: this site trains",
     "listen": "nothing to do: the other sites finish, and this one relays",
+    "finish": "nothing to do: the run is over here, and the models are compared and written",
     "use": "the models are ready: kmel-peer evaluate says what they are worth, kmel-peer predict uses them",
     "stop": "nothing to do: the peer ends",
 }
@@ -41,4 +42,6 @@ def next_step(status: StatusDocument) -> Step:
         return "decide"
     if any(alarm.what != HELD for alarm in status.alarms):
         return "look"
+    if status.phase is SitePhase.LISTENING and status.trainer.state == "finishing":
+        return "finish"
     return _BY_PHASE[status.phase]

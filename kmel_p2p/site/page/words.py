@@ -221,6 +221,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "끝낼 수 있습니다",
         "step_train": "할 일이 없습니다. 이 기관이 학습하고 있습니다",
         "step_listen": "할 일이 없습니다. 다른 기관들이 마치는 동안 이 기관은 중계합니다",
+        "step_finish": "할 일이 없습니다. 이곳의 실행은 끝났고, 모델을 비교하고 저장하고 있습니다",
         "step_use": "모델이 준비되었습니다. kmel-peer evaluate로 가치를 확인하고 kmel-peer predict로 사용하십시오",
         "step_stop": "할 일이 없습니다. 피어가 종료되고 있습니다",
     },

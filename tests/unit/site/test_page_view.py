@@ -92,6 +92,9 @@ def test_next_is_what_only_the_operator_can_do_then_alarms_then_the_phase() -> N
     assert next_step(status(alarms=(held,))) == "train"
     assert next_step(status(phase=SitePhase.FAILED, averaging=averaging)) == "mend"
     assert {next_step(status(phase=phase)) for phase in SitePhase} <= set(STEPS)
+    done = status(phase=SitePhase.LISTENING)
+    finishing = dataclasses.replace(done, trainer=dataclasses.replace(done.trainer, state="finishing"))
+    assert (next_step(done), next_step(finishing)) == ("listen", "finish")
 
 
 def test_a_way_is_shut_only_where_no_connection_serves() -> None:

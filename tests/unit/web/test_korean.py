@@ -137,6 +137,25 @@ def faults_in_words(source: Any) -> Iterator[str]:
             yield from (text for text in file.whole(file.tree) if "key" in text and " " in text)
 
 
+NAMED = ("in data.columns.{1}", "low_limit = {1}", "{1} and {2}")
+"""Settings as the file has them, and two names."""
+
+
+def told_of_data(source: Any) -> Iterator[str]:
+    """What `kmel-peer data check` says of a table, in lines and as advice."""
+    for file in source.sources():
+        if str(file.path).endswith(("report/findings.py", "overlooked.py", "report/check.py", "cli/data_view.py")):
+            told = (text for text in file.whole(file.tree) if len(text.split()) > 2)
+            yield from (text for text in told if source.numbered(text) not in NAMED)
+
+
+def told_of_snapshots(source: Any) -> Iterator[str]:
+    """What a site that needs a snapshot waits for, and why it takes none of what it was offered."""
+    for file in source.sources():
+        if str(file.path).endswith(("snapshot/attempt.py", "snapshot/fetcher.py", "snapshot/snapshot.py")):
+            yield from (text for text in file.whole(file.tree) if len(text.split()) > 2)
+
+
 @pytest.mark.parametrize(
     ("kind", "at_least"),
     [
@@ -150,8 +169,13 @@ def faults_in_words(source: Any) -> Iterator[str]:
         (errors("BadParameter", "ClickException", "UsageError"), 35),
         (errors(*sorted({*ALWAYS} - {"BadParameter", "ClickException", "ConfigError", "DataError", "UsageError"})), 15),
         (faults_in_words, 20),
+        (told_of_data, 45),
+        (told_of_snapshots, 20),
     ],
-    ids=["commands", "status", "amendments", "rules", "config", "data", "local", "usage", "other", "settings"],
+    ids=[
+        *("commands", "status", "amendments", "rules", "config", "data", "local", "usage", "other", "settings"),
+        *("data check", "snapshots"),
+    ],
 )
 def test_no_sentence_of_this_kind_is_english_alone(
     source: Any, kind: Callable[[Any], Iterator[str]], at_least: int
