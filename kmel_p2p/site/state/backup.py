@@ -138,7 +138,10 @@ def restore_backup(source: Path, state_dir: Path, settings: Mapping[str, Path]) 
         os.replace(aside / STATE, state_dir)
         return written
     except OSError as error:
-        raise ConfigError(f"{state_dir}: cannot be restored: {error}") from error
+        why = error.strerror or error
+        raise ConfigError(
+            f"{state_dir}: cannot be restored: {why}; make room or permissions, then try again"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +162,23 @@ def test_a_backup_writes_nothing_outside_of_its_place(tmp_path: Path) -> None:
 def test_an_odd_manifest_is_told(manifest: object, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.tar"):
         read_manifest(archive(tmp_path / "a.tar", {}, manifest))
+
+
+def test_a_disk_without_room_is_told_and_the_same_command_restores_once_there_is_some(
+    site: Site, store: Store, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(site, tmp_path / "north.tar", folder)
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("kmel_p2p.site.state.backup.os.replace", full)
+        with pytest.raises(ConfigError, match="state: cannot be restored: No space left on device; make room"):
+            restore_backup(tmp_path / "north.tar", tmp_path / "state", {})
+    assert not (tmp_path / "state.restoring").exists()
+    restore_backup(tmp_path / "north.tar", tmp_path / "state", {})
+    assert (tmp_path / "state" / STORE_NAME).exists()
 
 
 def test_a_state_that_is_there_is_not_overwritten(site: Site, store: Store, folder: Path, tmp_path: Path) -> None:
