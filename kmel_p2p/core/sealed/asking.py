@@ -7,6 +7,8 @@ and not as often as it likes: vectors and sums of megabytes for a question of so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.types import SECOND, Micros
 
@@ -36,6 +38,8 @@ class Questions:
     def __init__(self) -> None:
         self._again: dict[bytes, tuple[Micros, Micros]] = {}
         """What -> (when it may be asked for again, the wait after that)."""
+        self._asked: dict[bytes, set[SiteKey]] = {}
+        """What -> who was asked for it in vain."""
 
     def is_open(self, what: bytes) -> bool:
         """Whether it was asked for and no answer has come."""
@@ -50,6 +54,21 @@ class Questions:
         wait_us = self._again.get(what, (now, FIRST_WAIT_US))[1]
         self._again[what] = (now + wait_us, min(2 * wait_us, LONGEST_WAIT_US))
 
+    def ask_next(self, what: bytes, holders: Sequence[SiteKey], now: Micros) -> SiteKey:
+        """It is asked for now; of whom. Each is asked once before any is asked again: one that says it has what it does
+        not give would otherwise be asked each time, if it says so most often.
+
+        Args:
+            holders: sites that say that they have it, one at least.
+        """
+        self.ask(what, now)
+        asked = self._asked.setdefault(what, set())
+        if asked >= set(holders):
+            asked.clear()
+        giver = next(site for site in holders if site not in asked)
+        asked.add(giver)
+        return giver
+
     def answered(self, what: bytes) -> None:
         """The answer is here."""
         self._again.pop(what, None)
@@ -57,6 +76,7 @@ class Questions:
     def forget(self) -> None:
         """The round is over."""
         self._again.clear()
+        self._asked.clear()
 
 
 class AnswerAllowance:

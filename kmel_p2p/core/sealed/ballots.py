@@ -13,6 +13,7 @@ a site votes for one set only. With a quorum alive and messages getting through,
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 
 from kmel_p2p.agreement.averaging import quorum_of
 from kmel_p2p.agreement.identity import SiteKey
@@ -20,6 +21,16 @@ from kmel_p2p.core.sealed.messages import MAX_BALLOT, VOID
 
 _Votes = dict[bytes, set[SiteKey]]
 """Choice -> who is for it. A site that signs two choices in one ballot counts for both: it is one liar either way."""
+
+
+def sole_choices(votes: Mapping[tuple[int, SiteKey], Collection[bytes]], ballot: int) -> set[bytes]:
+    """Choices of sites that made one alone in that ballot, as far as is known here: every honest site's are among them.
+
+    Of a site that made several, these count besides two that prove it: its vote for one of them may be what makes a
+    quorum elsewhere, and it must not be able to hide that by two others.
+    """
+    held = [made for (of, _), made in votes.items() if of == ballot]
+    return {next(iter(made)) for made in held if len(made) == 1}
 
 
 class Ballots:

@@ -101,6 +101,8 @@ class Conversation:
         self._early: deque[tuple[SiteKey, Said]] = deque(maxlen=8 * len(rules.roster))
         self._past: list[bytes] = []
         """Sums above those that this site holds, in order, as one site gave them."""
+        self._past_to = 0
+        """Number of the last one that is asked for."""
         self._giver: SiteKey | None = None
         self._unfit: set[SiteKey] = set()
         """Sites that gave sums which do not stand."""
@@ -204,8 +206,10 @@ class Conversation:
             if fit:
                 # Of one giver alone: sums of two do not mix.
                 if self._giver not in fit or self._questions.is_open(b""):
-                    self._giver, self._past = self._rng.choice(fit), []
+                    others = [site for site in fit if site != self._giver]
+                    self._giver, self._past = self._rng.choice(others or fit), []
                 self._questions.ask(b"", now)
+                self._past_to = agreed.number
                 first = number + 1 + len(self._past)
                 self._outbox.append(Send(self._giver, SealWant(self._site.present.at.number, b"", first)))
         return ()
@@ -246,8 +250,9 @@ class Conversation:
             self._give(sender, exchange.lacking(present.at, told), now)
             for site in exchange.wanted(present.at, told):
                 if self._questions.may_ask(site, now):
-                    self._questions.ask(site, now)
-                    self._outbox.append(Send(sender, SealWant(number, site, 0)))
+                    others = exchange.holders(present.at, site, self._told)
+                    giver = self._questions.ask_next(site, (sender, *others), now)
+                    self._outbox.append(Send(giver, SealWant(number, site, 0)))
 
     def _on_want(self, sender: SiteKey, want: SealWant, now: Micros) -> None:
         known = want.author in self._rules.roster or (not want.author and want.number > 0)
@@ -272,11 +277,18 @@ class Conversation:
         asked = sender == self._giver and self._questions.is_open(b"")
         if not asked or past.first != self._site.log.number + 1 + len(self._past):
             return
-        # One answer to one question, of sums that can be some.
-        self._questions.answered(b"")
-        if any(len(encoded) > self._site.log.most_bytes for encoded in past.sums):
+        # One answer to one question, of sums that can be some. Where it is none, the question stays open: another site
+        # is asked. Else who answers with nothing, or a sum at a time, would hold this site for ever.
+        most_bytes = self._site.log.most_bytes
+        if any(len(encoded) > most_bytes for encoded in past.sums):
             self._unfit.add(sender)
             raise WireError("a sum larger than any can be")
+        last, size = past.first + len(past.sums) - 1, sum(map(len, past.sums))
+        full = len(past.sums) == MAX_PAST or size > max(0, PAST_BYTES - most_bytes)
+        if last < self._past_to and not full:
+            self._unfit.add(sender)
+            raise WireError(f"{len(past.sums)} sums of {size} bytes, where more are left and fit an answer")
+        self._questions.answered(b"")
         self._past.extend(past.sums)
 
     def _has_other_votes(self, told: SealHave) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from kmel_p2p.agreement.identity import SiteKey, digest
+from kmel_p2p.core.sealed.ballots import sole_choices
 from kmel_p2p.core.sealed.masking import MAX_MEMBERS
 from kmel_p2p.core.sealed.messages import SAID_BYTES, SealClose, SealHave, SealReveal, Statement, bits
 from kmel_p2p.core.sealed.sealed_round import SealedRound
@@ -23,10 +24,18 @@ def have(at: SealedRound, number: int, phase: int, before: SealedRound | None) -
         opened,
         sealed,
         _votes(at),
-        bits(roster, at.loose),
+        bits(roster, has_loose(at)),
         digest_of(at),
         digest_of(before) if before is not None else b"",
     )
+
+
+def has_loose(at: SealedRound) -> set[SiteKey]:
+    """Sites whose pair seeds are here; once a quorum voted for a set, those for that set, unless they are wrong."""
+    backed = at.ballots.backed_set()
+    if backed is None:
+        return set(at.loose)
+    return {site for site, held in at.loose.items() if backed in held and not at.is_wrong(held[backed])}
 
 
 def _votes(at: SealedRound) -> tuple[int, ...]:
@@ -39,8 +48,17 @@ def _votes(at: SealedRound) -> tuple[int, ...]:
 
 
 def digest_of(at: SealedRound) -> bytes:
-    """Of all votes that are here of a round."""
-    votes = sorted((said.ballot, said.author, said.context, said.choice) for said in votes_of(at))
+    """Of all votes that are here of a round that may matter to others.
+
+    Of a site that made several choices in a ballot: that it did, and which of them others made, who made one alone. It
+    can make so many that no two sites hold the same ones, and these would send each other all votes for ever.
+    """
+    votes: list[tuple[int, SiteKey, bytes, bytes]] = []
+    for kind, held in ((SealClose.context, at.closes), (SealReveal.context, at.reveals)):
+        for (ballot, author), made in held.items():
+            told = set(made) if len(made) == 1 else {b"", *sole_choices(held, ballot)} & {b"", *made}
+            votes += ((ballot, author, kind, choice) for choice in told)
+    votes.sort()
     return digest(*(bytes([ballot]) + author + kind + choice for ballot, author, kind, choice in votes))[:SAID_BYTES]
 
 
@@ -68,11 +86,21 @@ def lacking(at: SealedRound, told: SealHave) -> Iterator[Statement]:
 
 
 def wanted(at: SealedRound, told: SealHave) -> list[SiteKey]:
-    """Members whose vectors that site has and this one has not."""
+    """Members whose vectors that site has and this one has not, or not the one that a quorum voted for."""
+    return [site for site in _held(at, told) if site not in at.sealed or at.is_another(site)]
+
+
+def _held(at: SealedRound, told: SealHave) -> list[SiteKey]:
+    """Members of this site's group whose vectors that site says it has."""
     if at.group is None or told.opened != at.group.hash:
         return []
     place = {site: number for number, site in enumerate(at.roster)}
-    return [site for site in at.group.sites if site not in at.sealed and told.sealed >> place[site] & 1]
+    return [site for site in at.group.sites if told.sealed >> place[site] & 1]
+
+
+def holders(at: SealedRound, site: SiteKey, told: Mapping[SiteKey, SealHave]) -> list[SiteKey]:
+    """Sites that say that they have the vector of that member. `told`: what each said last."""
+    return sorted(other for other, has in told.items() if has.round == at.number and site in _held(at, has))
 
 
 def votes_of(at: SealedRound) -> Iterator[SealClose | SealReveal]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.sealed.admissible import check_group, check_vote
-from kmel_p2p.core.sealed.ballots import Ballots
+from kmel_p2p.core.sealed.ballots import Ballots, sole_choices
 from kmel_p2p.core.sealed.faults import Faults, NotYet
 from kmel_p2p.core.sealed.group import Group, OwnPart
 from kmel_p2p.core.sealed.messages import (
@@ -154,9 +154,12 @@ class SealedRound:
         self._verify(said)
         if known is not None:
             self.faults.accuse(said.author, "two sealed vectors in one round", known, said)
+        name = hash_of(self._charter_id, said)
+        if known is not None and (not self.is_another(said.author) or self._asked_for(said.author) != name):
             return False
         self.sealed[said.author] = said
-        self._names[said.author] = hash_of(self._charter_id, said)
+        self._names[said.author] = name
+        self._shares.pop(said.author, None)
         if self.part is not None and said.author != self._own:
             try:
                 self._shares[said.author] = self.part.share_from(said)
@@ -166,7 +169,7 @@ class SealedRound:
 
     def _take_close(self, said: SealClose) -> bool:
         choice, held = said.choice, self.closes.get((said.ballot, said.author), {})
-        if choice in held or len(held) > 1:
+        if choice in held or (len(held) > 1 and choice not in sole_choices(self.closes, said.ballot)):
             return False
         check_vote(said, self._min_sum)
         self._verify(said)
@@ -185,7 +188,11 @@ class SealedRound:
 
     def _take_loose(self, said: SealLoose) -> bool:
         held = self.loose.get(said.author, {})
-        if said.choice in held or len(held) > 1:
+        known = held.get(said.choice)
+        # Whoever gave nonsense first, here alone, must not keep out what opens the set that a quorum voted for.
+        if known == said or (known is not None and not self.is_wrong(known)):
+            return False
+        if known is None and len(held) > 1 and said.choice != self.ballots.backed_set():
             return False
         self._verify(said)
         for other in held.values():
@@ -195,7 +202,7 @@ class SealedRound:
 
     def _take_reveal(self, said: SealReveal) -> bool:
         held = self.reveals.get((said.ballot, said.author), {})
-        if said.choice in held or len(held) > 1:
+        if said.choice in held or (len(held) > 1 and said.choice not in sole_choices(self.reveals, said.ballot)):
             return False
         self._verify(said)
         self._check_shares(said)
@@ -361,8 +368,7 @@ class SealedRound:
         group, vectors = self.group, self._vectors(choice)
         if group is None or vectors is None:
             return None
-        inside = {of.author for of in vectors}
-        outside = [site for site in group.sites if site not in inside]
+        outside = self._outside(vectors)
         found: dict[tuple[SiteKey, SiteKey], bytes] = {}
         for of in vectors if outside else []:
             given = self.loose.get(of.author, {}).get(choice)
@@ -371,6 +377,26 @@ class SealedRound:
                 return None
             found |= {(of.author, other): seed for other, seed in zip(outside, seeds, strict=True)}
         return found
+
+    def is_another(self, site: SiteKey) -> bool:
+        """Whether a quorum voted for a set with another vector of that member than the one here: it sealed two."""
+        asked_for = self._asked_for(site)
+        return site != self._own and asked_for is not None and self._names.get(site) not in (None, asked_for)
+
+    def _asked_for(self, site: SiteKey) -> bytes | None:
+        """Hash of that member's vector in the set that a quorum voted for; None: there is none."""
+        included = self.set_of(self.ballots.backed_set() or VOID)
+        return next((sent.hash for sent in included if sent.site == site), None)
+
+    def is_wrong(self, given: SealLoose) -> bool:
+        """Whether these are not the pair seeds that its author committed to, as far as can be told here."""
+        vectors = self._vectors(given.choice) or []
+        of = next((each for each in vectors if each.author == given.author), None)
+        return of is not None and self._standing(given, of, self._outside(vectors)) is None
+
+    def _outside(self, vectors: Sequence[Sealed]) -> list[SiteKey]:
+        inside = {of.author for of in vectors}
+        return [site for site in self.group.sites if site not in inside] if self.group is not None else []
 
     def _standing(self, given: SealLoose, of: Sealed, outside: Sequence[SiteKey]) -> tuple[bytes, ...] | None:
         group, seeds = self.group, given.pair_seeds

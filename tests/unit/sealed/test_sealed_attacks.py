@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Message
-from kmel_p2p.core.sealed.asking import LEAST_RUN_BYTES, ROUND_PERIOD_US, STATEMENTS_BYTES, WHOLE_ROUNDS
+from kmel_p2p.core.sealed.asking import (
+    FIRST_WAIT_US,
+    LEAST_RUN_BYTES,
+    LONGEST_WAIT_US,
+    ROUND_PERIOD_US,
+    STATEMENTS_BYTES,
+    WHOLE_ROUNDS,
+    Questions,
+)
 from kmel_p2p.core.sealed.conversation import ANSWER_AGAIN_US
 from kmel_p2p.core.sealed.events import ResidualDropped, RoundVoid, SealRefused
+from kmel_p2p.core.sealed.exchange import digest_of, has_loose, have, wanted
 from kmel_p2p.core.sealed.group import Group, OwnPart
-from kmel_p2p.core.sealed.messages import SealClose, Sealed, SealPast, SealReveal, SealWant, hash_of
+from kmel_p2p.core.sealed.messages import (
+    SealClose,
+    Sealed,
+    SealLoose,
+    SealPast,
+    SealReveal,
+    SealSum,
+    SealWant,
+    hash_of,
+    signed,
+)
 from kmel_p2p.core.sealed.own_part import SealedState, decode_own_state
+from kmel_p2p.core.sealed.sealed_round import SealedRound
 from kmel_p2p.core.types import SECOND
 from tests.support import sealed_samples as samples
 from tests.testbed.sealed_mesh import Mesh
@@ -165,3 +187,156 @@ def test_a_member_that_asks_without_end_is_given_what_recovery_takes_and_named()
     assert {event.sender for event in refused} == {mesh.keys[asking]}
     assert {"sums", "the round"} == {event.reason.split(" of ")[1].split(" than")[0] for event in refused}
     assert not [n for n, _ in mesh.seen(RoundVoid)]
+
+
+def behind_two_givers(bad: int, answers: Callable[[SealPast], SealPast]) -> tuple[Mesh, list[int]]:
+    """A mesh in which site 4 lacks sums, knows of two sites that have them, and asks `bad` first."""
+    mesh, asked = Mesh(6, entry_limit=6), list[int]()
+    mesh.run(lambda: mesh.site(0).log.number >= 1, 60 * SECOND)
+    mesh.crash(4)
+    mesh.run(lambda: mesh.site(0).log.number >= 5, 200 * SECOND)
+
+    def give(n, to, message):
+        if to == 4 and isinstance(message, SealSum):
+            return message if n in (bad, 2) else None
+        if isinstance(message, SealWant) and n == 4 and message.number:
+            asked.append(to)
+        return answers(message) if n == bad and isinstance(message, SealPast) else message
+
+    mesh.tamper = give
+    mesh.start(4)
+    talk = mesh.site(4)._talk
+    drawn = talk._rng
+
+    class BadFirst:
+        randrange = drawn.randrange
+
+        def choice(self, among):
+            return mesh.keys[bad] if mesh.keys[bad] in among else drawn.choice(among)
+
+    talk._rng = BadFirst()
+    return mesh, asked
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_giver_of_no_sums_or_one_at_a_time_is_left_for_another(kept: int) -> None:
+    """Each answer counted as one, however little was in it: the next question went to the same site at once, and it
+    could hold a site that came back for ever."""
+    mesh, asked = behind_two_givers(1, lambda past: replace(past, sums=past.sums[:kept]))
+    mesh.run(lambda: mesh.site(4).log.number >= 5, mesh.now + 30 * SECOND)
+    assert asked == [1, 2]
+    refused = [event for n, event in mesh.seen(SealRefused) if n == 4]
+    assert [event.sender for event in refused] == [mesh.keys[1]]
+    assert "where more are left" in refused[0].reason
+
+
+def test_whoever_says_it_has_a_vector_and_does_not_give_it_is_asked_once_before_the_others() -> None:
+    """It says so most often; each question in vain doubled the wait, up to 64 s, also for the sites that have it."""
+    asking, (silent, north, south) = Questions(), [SiteKey(bytes([n]) * 32) for n in range(3)]
+    now, asked = 0, []
+    for _ in range(4):
+        asked.append(asking.ask_next(b"v", (silent, north, south), now))
+        assert not asking.may_ask(b"v", now + FIRST_WAIT_US - 1)
+        now += LONGEST_WAIT_US
+    assert asked == [silent, north, south, silent]
+    asking.forget()
+    assert asking.ask_next(b"v", (south,), now) == south
+    assert asking.ask_next(b"v", (south,), now) == south
+
+
+def round_with_a_quorum() -> tuple[SealedRound, SealLoose]:
+    """As the third of three sites knows it, which has sealed nothing: all voted for a set of the others' vectors. And
+    the first one's pair seeds, which are not there yet."""
+    said, about = samples.messages(), samples.CHARTER_ID
+    roster = [site.key for site in samples.SITES]
+    here = SealedRound(about, roster, roster[2], 1, samples.LOG.chain, samples.LOG.count, samples.LEVELS, (3, 2))
+    here.take(said["seal_open"])
+    here.follow(hash_of(about, said["seal_open"]))
+    assert here.group is not None
+    other = OwnPart(here.group, roster[1], samples.SECRETS[1]).seal(1, samples.Q[1], samples.SELF_SEEDS[1])
+    for vector in (said["sealed"], signed(samples.SITES[1], about, other)):
+        assert here.take(vector)
+    for site in samples.SITES:
+        here.take(signed(site, about, replace(said["seal_close"], author=site.key)))
+    assert here.ballots.backed_set() == said["seal_loose"].choice
+    return here, said["seal_loose"]
+
+
+def test_nonsense_given_first_does_not_keep_out_the_pair_seeds_of_the_set_that_a_quorum_voted_for() -> None:
+    """A member gave one site what opens the set, and the others something else: these took nothing more of it, nor did
+    they say that they lack it. The one held to the set, the others could not: no ballot had a quorum, for ever."""
+    here, good = round_with_a_quorum()
+    liar = samples.SITES[0]
+    junk = [
+        signed(liar, samples.CHARTER_ID, replace(good, choice=bytes([n]) * 32, pair_seeds=(bytes(32),))) for n in (7, 8)
+    ]
+    wrong = signed(liar, samples.CHARTER_ID, replace(good, pair_seeds=tuple(bytes(32) for _ in good.pair_seeds)))
+    assert wrong.pair_seeds != good.pair_seeds
+    for said in (*junk, wrong):
+        here.take(said)
+    assert liar.key not in has_loose(here), "so the others give it again"
+    assert any("did not commit to" in fault.reason for fault in here.faults.take())
+    assert here.take(good)
+    assert liar.key in has_loose(here)
+    assert not here.take(wrong)
+    third = signed(liar, samples.CHARTER_ID, replace(good, choice=bytes([9]) * 32))
+    assert not here.take(third)
+    assert len(here.loose[liar.key]) == 3
+
+
+def test_a_site_that_votes_for_all_and_everything_has_no_two_others_send_each_other_votes_for_ever() -> None:
+    """No two sites held the same two of its votes. With 64 ballots of them, honest sites used up what they give each
+    other, named each other for it, and gave no vectors any more."""
+    (north, good), (south, _) = round_with_a_quorum(), round_with_a_quorum()
+    liar, before = samples.SITES[0], digest_of(north)
+    assert digest_of(south) == before
+    vote = samples.messages()["seal_close"]
+
+    def junk(number: int) -> SealClose:
+        sent = tuple(replace(each, hash=bytes([number]) * 32) for each in vote.included)
+        return signed(liar, samples.CHARTER_ID, replace(vote, ballot=1, included=sent))
+
+    assert [north.take(junk(n)) for n in (1, 2, 3)] == [True, True, False]
+    assert digest_of(north) != digest_of(south), "who knows of none is told"
+    assert [south.take(junk(n)) for n in (3, 4, 2)] == [True, True, False]
+    assert digest_of(north) == digest_of(south) != before
+    # What others vote for is news, though two are held.
+    for site in samples.SITES[1:]:
+        for here in (north, south):
+            assert here.take(signed(site, samples.CHARTER_ID, replace(vote, author=site.key, ballot=1)))
+    assert south.ballots.closed(1) is None
+    assert south.take(signed(liar, samples.CHARTER_ID, replace(vote, ballot=1)))
+    assert south.ballots.closed(1) == good.choice
+    assert digest_of(north) != digest_of(south)
+    assert north.take(signed(liar, samples.CHARTER_ID, replace(vote, ballot=1)))
+    assert digest_of(north) == digest_of(south)
+    assert not north.take(junk(5))
+
+
+def test_a_member_that_seals_two_vectors_keeps_nobody_from_the_one_that_a_quorum_voted_for() -> None:
+    """It gave one site another vector than the rest, voted, and fell silent: the others held to the set, and that site
+    took no second vector of it nor asked for one. No ballot had a quorum, for ever."""
+    right, _ = round_with_a_quorum()
+    liar, has = samples.SITES[1], have(right, 0, 1, None)
+    first = right.sealed[liar.key]
+    here = SealedRound(samples.CHARTER_ID, right.roster, right.roster[2], 1, right.chain, 4, samples.LEVELS, (3, 2))
+    here.take(right.group.open)
+    here.follow(right.group.hash)
+    other = signed(liar, samples.CHARTER_ID, replace(first, payload=first.payload[::-1]))
+    for vector in (right.sealed[samples.SITES[0].key], other):
+        assert here.take(vector)
+    assert not here.take(first), "nobody has voted for it"
+    assert not wanted(here, has)
+    for votes in right.closes.values():
+        for vote in votes.values():
+            here.take(vote)
+    choice = here.ballots.backed_set()
+    assert not here.is_backed(choice)
+    assert wanted(here, has) == [liar.key]
+    assert here.take(first)
+    assert here.is_backed(choice)
+    assert not here.take(other)
+    assert not wanted(here, has)
+    assert {(fault.site, fault.reason) for fault in here.faults.take()} == {
+        (liar.key, "two sealed vectors in one round")
+    }
