@@ -6,6 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -214,7 +215,7 @@ def behind_two_givers(bad: int, answers: Callable[[SealPast], SealPast]) -> tupl
         def choice(self, among):
             return mesh.keys[bad] if mesh.keys[bad] in among else drawn.choice(among)
 
-    talk._rng = BadFirst()
+    talk._rng = cast(Any, BadFirst())
     return mesh, asked
 
 
@@ -331,6 +332,7 @@ def test_a_member_that_seals_two_vectors_keeps_nobody_from_the_one_that_a_quorum
         for vote in votes.values():
             here.take(vote)
     choice = here.ballots.backed_set()
+    assert choice is not None
     assert not here.is_backed(choice)
     assert wanted(here, has) == [liar.key]
     assert here.take(first)
