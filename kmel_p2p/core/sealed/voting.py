@@ -46,7 +46,8 @@ class Voting:
         ballots.follow()
         if len(alive) >= ballots.quorum and self._ballot_us is not None and now >= self._ballot_us + self._takes_us(at):
             ballots.next_ballot()
-        if ballots.ballot != self._ballot:
+        # Also after a restart of a site that has voted in the first ballot, or it would stay there for ever.
+        if ballots.ballot != self._ballot or (self._ballot_us is None and ballots.has_voted):
             self._ballot, self._ballot_us = ballots.ballot, now
         if not ballots.has_voted:
             choice = self._choose(at, alive, now)

@@ -11,6 +11,7 @@ import pytest
 from kmel_p2p.agreement.averaging import quorum_of
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Message
 from kmel_p2p.core.sealed import averaging as averaging_module
 from kmel_p2p.core.sealed import masking
 from kmel_p2p.core.sealed.events import RoundVoid, SealRefused, SiteAccused
@@ -177,6 +178,29 @@ def test_random_kills_of_any_site(account, seed) -> None:
     account.check(mesh)
     never_both_kinds(mesh)
     assert not mesh.seen(SiteAccused)
+
+
+def test_sites_that_start_again_after_their_first_vote_go_on_to_the_next_ballot(account) -> None:
+    mesh = Mesh(5, entry_limit=2)
+    restarted: set[int] = set()
+
+    def watch(n: int) -> None:
+        site = mesh.sites[n]
+        if site is not None and site.present.stage is Stage.CLOSED and n not in restarted:
+            restarted.add(n)
+            # What it said is stored by then.
+            mesh.at(mesh.now + 20 * MILLISECOND, lambda: mesh.restart(n, SECOND))
+
+    def tamper(n: int, to: int, message: Message) -> Message | None:
+        """Nobody hears of a vote in the first ballot of the first round."""
+        lost = isinstance(message, SealClose) and (message.round, message.ballot) == (1, 0)
+        return None if lost else message
+
+    mesh.watch, mesh.tamper = watch, tamper
+    run(mesh)
+    assert restarted == set(range(5))
+    account.check(mesh)
+    never_both_kinds(mesh)
 
 
 def test_a_member_that_never_seals_is_left_out(account) -> None:
