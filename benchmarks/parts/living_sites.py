@@ -235,13 +235,13 @@ class LivingFederation:
 
         A newcomer that comes after the end has no part in the campaign.
         """
-        *others, newcomer = [site.status() for site in self.federation]
-        if newcomer is None or newcomer.trainer.state != "idle" or not self._opened(self.federation):
+        documents = [document for site in self.federation if (document := site.status()) is not None]
+        if len(documents) < len(self.federation.sites) or not self._opened(self.federation):
             return False
-        return all(
+        *others, newcomer = documents
+        return newcomer.trainer.state == "idle" and all(
             any(member.name == NEWCOMER and member.state == "alive" for member in document.members)
             for document in others
-            if document is not None
         )
 
     def _opened(self, sites: Sequence[SiteProcess] | LocalFederation) -> bool:

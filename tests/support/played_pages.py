@@ -28,7 +28,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -257,16 +257,7 @@ class Reader:
             for line in _lines(text):
                 self._terminal(f"unnamed {len(self._terminals)}").type(line) if _stays(line) else self._run(line, 0, "")
             return
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text],
-            cwd=self.folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        done = self._ended(["bash", "-euo", "pipefail", "-c", text], PATIENCE_S)
         shown = f"{text}\n{done.stdout}\n{done.stderr}"
         if done.returncode != code:
             raise NotAsWrittenError(f"ended with {done.returncode}, not {code}: {shown}")
@@ -275,17 +266,23 @@ class Reader:
 
     def _wait(self, rest: str) -> None:
         wanted, _, command = rest.partition(" in kmel-peer ")
-        done = subprocess.run(
-            [sys.executable, "-c", LOOKING, wanted, *shlex.split(command)],
+        # It ends by itself, and says then what it saw last.
+        done = self._ended([sys.executable, "-c", LOOKING, wanted, *shlex.split(command)])
+        if done.returncode or not command:
+            raise NotAsWrittenError(f"not seen: {rest}\n{done.stdout}\n{done.stderr}")
+
+    def _ended(self, command: Sequence[str], timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
+        """What a command said until it ended, run as the reader runs it."""
+        return subprocess.run(
+            command,
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            timeout=timeout_s,
             check=False,
         )
-        if done.returncode or not command:
-            raise NotAsWrittenError(f"not seen: {rest}\n{done.stdout}\n{done.stderr}")
 
     def _look_at(self, name: str, text: str) -> None:
         terminal = self._terminal(name)

@@ -160,15 +160,19 @@ def check_settings(source: Source, endpoints: Sequence[AssayEndpoint], policy: F
     """
     mapped = map_columns(source, endpoints)
     if source.format != "tuner":  # whose file of thresholds says more
-        CellReader(mapped, str(source.path), source.format != "kmelloddy", policy, source.decimal)
+        _reader_of(source, mapped, policy)
+
+
+def _reader_of(source: Source, mapped: Sequence[Mapped], policy: FeatureRule) -> CellReader:
+    # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
+    return CellReader(mapped, str(source.path), source.format != "kmelloddy", policy, source.decimal)
 
 
 def _cell_reader(
     source: Source, mapped: Sequence[Mapped], policy: FeatureRule, describe: Callable[[list[str]], Described]
 ) -> CellReader:
     """A reader that knows the masses it will need: from all cores and the cache, not one by one while it reads."""
-    # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
-    reader = CellReader(mapped, str(source.path), source.format != "kmelloddy", policy, source.decimal)
+    reader = _reader_of(source, mapped, policy)
     if reader.may_need_masses():
         by_place = {rule.place: rule for rule in mapped}
         weighed = {

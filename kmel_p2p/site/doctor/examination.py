@@ -106,11 +106,8 @@ def _daemon(config: SiteConfig, running: bool) -> Any:
     try:
         with ControlClient(config.site.state_dir, STATUS_S) as client:
             status = client.status()
-    except (NotRunningError, StartingError) as error:
-        yield note(Area.MACHINE, "daemon", "{error}", error=error)
-        return None
-    except RefusedError as error:
-        # `kmel-peer invite` holds the state directory and has no status yet.
+    except (NotRunningError, StartingError, RefusedError) as error:
+        # Refused: `kmel-peer invite` holds the state directory and has no status yet.
         yield note(Area.MACHINE, "daemon", "{error}", error=error)
         return None
     except KmelError as error:
